@@ -18,7 +18,7 @@ public sealed class BlockSortTests
     [InlineData(2, 1)]
     [InlineData(1023, 1)]
     [InlineData(50_000, int.MaxValue)]
-    public void Keys_come_out_ascending_whatever_their_blocks_are(int count, int blocks)
+    public void Keys_with_any_blocks_are_sorted_ascending(int count, int blocks)
     {
         foreach (int seed in new[] { 1, 2, 3 })
         {

@@ -18,7 +18,7 @@ public sealed class ByteWindowTests
     }
 
     [Fact]
-    public void Each_read_gives_the_bytes_of_the_source_wherever_the_one_before_was()
+    public void Each_read_returns_the_bytes_of_the_source_in_any_order_of_reads()
     {
         Random random = new(2);
         ByteWindow window = new(new MemorySource(s_bytes));
@@ -35,7 +35,7 @@ public sealed class ByteWindowTests
     }
 
     [Fact]
-    public void Records_in_a_row_take_one_read_for_64_KiB()
+    public void Consecutive_records_take_one_read_per_64_KiB()
     {
         CountingSource source = new(s_bytes);
         ByteWindow window = new(source);

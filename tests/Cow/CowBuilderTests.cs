@@ -13,7 +13,7 @@ public sealed class CowBuilderTests
     private static readonly byte[] s_m = AndroidFiles.M;
 
     [Fact]
-    public void Version_2_file_is_androids_byte_for_byte()
+    public void Version_2_file_equals_androids_byte_for_byte()
     {
         var cow = new CowBuilder { Version = 2, Compression = CowCompression.Gz, ClusterOps = 3, ScratchBytes = 0 }
             .Copy(10, 20).Replace(50, s_t).Xor(51, (24 * 4096) + 10, s_m).Zero(7).Label(9);
@@ -21,7 +21,7 @@ public sealed class CowBuilderTests
     }
 
     [Fact]
-    public void Version_3_file_is_androids_byte_for_byte()
+    public void Version_3_file_equals_androids_byte_for_byte()
     {
         var cow = new CowBuilder { Compression = CowCompression.Gz, MaxUnitBytes = 8192, ScratchBytes = 0, OpCountMaxSlack = 1 }
             .Sequence(51, 10).Copy(10, 20).Replace(48, s_t.Concat(s_t).ToArray()).Xor(51, (24 * 4096) + 10, s_m).Label(9).Zero(7);
@@ -53,7 +53,7 @@ public sealed class CowBuilderTests
     [InlineData(CowCompression.Zstd, 65536,
         "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
     [InlineData(CowCompression.Brotli, 4096, "1bff0fe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd7900d000")]
-    public void Compressed_text_block_is_androids(CowCompression algorithm, int unit, string hex)
+    public void Compressed_text_block_equals_androids(CowCompression algorithm, int unit, string hex)
     {
         byte[] plain = new byte[unit];
         s_t.CopyTo(plain, 0);

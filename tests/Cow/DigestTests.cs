@@ -24,12 +24,12 @@ public sealed class DigestTests
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
-    public void No_state_of_a_merge_by_Android_s_engine_changes_it(string name) =>
+    public void Digest_is_the_same_in_every_state_of_a_merge_by_Android(string name) =>
         Assert.Equal(Of(Golden.Cow(Golden.Half(name).Cow)), Of(Golden.HalfCow(name)));
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void Count_scratch_and_what_follows_on_a_device_are_no_part_of_it(string name)
+    public void Digest_leaves_out_num_merge_ops_scratch_and_bytes_after_the_payloads(string name)
     {
         byte[] cow = Golden.Cow(name);
         string digest = Of(cow);
@@ -44,7 +44,7 @@ public sealed class DigestTests
     }
 
     [Fact]
-    public void Every_file_of_the_golden_set_has_its_own()
+    public void Every_golden_file_has_its_own_digest()
     {
         List<string> names = [.. Golden.CowNames.Select(name => (string)name[0])];
         // Two golden files can have the same content.
@@ -55,7 +55,7 @@ public sealed class DigestTests
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void Two_updates_of_one_shape_and_length_differ_by_their_payloads_alone(int version)
+    public void Two_updates_with_equal_ops_and_lengths_have_different_digests(int version)
     {
         byte[] Build(byte fill)
         {
@@ -114,12 +114,12 @@ public sealed class DigestTests
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void Digest_is_that_of_its_description(string name) => Assert.Equal(Plain(Golden.Cow(name)), Of(Golden.Cow(name)));
+    public void Digest_matches_its_written_definition(string name) => Assert.Equal(Plain(Golden.Cow(name)), Of(Golden.Cow(name)));
 
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void Payloads_of_a_mebibyte_count_whole_and_longer_ones_in_samples(int version)
+    public void Payloads_up_to_a_mebibyte_are_hashed_whole_and_longer_ones_in_samples(int version)
     {
         // The samples include the op slots, the ops and version 2's footer.
         foreach (int extra in new[] { 0, 1, 9000 })
@@ -142,7 +142,7 @@ public sealed class DigestTests
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(4095)]
-    public void Payloads_of_a_byte_more_than_a_mebibyte_count_in_samples(int more)
+    public void Payloads_slightly_longer_than_a_mebibyte_are_hashed_in_samples(int more)
     {
         CowBuilder cow = new() { Compression = CowCompression.Lz4, ScratchBytes = 1 << 16, MaxUnitBytes = 4096 };
         for (uint i = 0; i < 257; i++) cow.Replace(i, Noise(i));
@@ -156,7 +156,7 @@ public sealed class DigestTests
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void First_and_last_byte_of_the_payloads_are_a_part_of_it(int version)
+    public void Digest_covers_the_first_and_the_last_byte_of_the_payloads(int version)
     {
         CowBuilder cow = new() { Version = version, ScratchBytes = 1 << 16 };
         // With 300 blocks the distance between samples is not a whole number.
@@ -193,7 +193,7 @@ public sealed class DigestTests
     [InlineData("v2-gz-xor")]
     [InlineData("v3-lz4-64k-xor")]
     [InlineData("v3-lz4-noseq")]
-    public void Every_bit_of_header_and_ops_is_a_part_of_it(string name)
+    public void Digest_covers_every_byte_of_header_and_ops(string name)
     {
         byte[] cow = Golden.Cow(name);
         string digest = Of(cow);

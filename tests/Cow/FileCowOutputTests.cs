@@ -39,7 +39,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void File_is_what_memory_would_be_and_can_be_gone_on_with()
+    public void File_equals_the_output_in_memory_and_can_be_continued()
     {
         using var folder = new TempFolder();
         using (FileCowOutput output = FileCowOutput.Create(folder["new.cow"]))
@@ -60,7 +60,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void Old_content_is_gone_and_its_zeros_are_a_hole()
+    public void New_file_has_no_old_content_and_its_zeros_are_a_hole()
     {
         using var folder = new TempFolder();
         File.WriteAllBytes(folder["old.cow"], Noise(2000));
@@ -73,7 +73,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void Length_follows_what_is_written_and_cut()
+    public void Length_follows_writes_and_truncation()
     {
         using var folder = new TempFolder();
         File.WriteAllBytes(folder["a.cow"], new byte[100]);
@@ -103,7 +103,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void What_cannot_be_created_is_answered_with_73()
+    public void Output_that_cannot_be_created_is_refused_with_exit_code_73()
     {
         using var folder = new TempFolder();
         Assert.Equal(ExitCode.CannotCreate,
@@ -123,7 +123,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void Write_that_fails_names_the_system_s_error()
+    public void Failed_write_or_read_names_the_error_of_the_system()
     {
         using var folder = new TempFolder();
         using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
@@ -155,7 +155,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void Flush_asks_for_the_file_and_names_the_failure()
+    public void Flush_flushes_the_file_and_reports_a_failure()
     {
         using var folder = new TempFolder();
         using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
@@ -182,7 +182,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void Length_that_cannot_be_is_refused_and_nothing_stays_open()
+    public void Invalid_offset_or_length_is_reported_and_the_file_is_closed()
     {
         using var folder = new TempFolder();
         int Descriptors() => Directory.GetFiles("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == folder["a.cow"]);
@@ -205,7 +205,7 @@ public sealed class FileCowOutputTests
     }
 
     [RootFact]
-    public void Full_file_system_is_named()
+    public void Full_file_system_is_reported()
     {
         using var full = new TmpFs(1 << 20);
         using FileCowOutput output = FileCowOutput.Create(full["a.cow"]);
@@ -216,7 +216,7 @@ public sealed class FileCowOutputTests
     }
 
     [RootFact]
-    public void Block_device_takes_the_file_and_refuses_one_that_is_too_long()
+    public void File_that_fits_a_block_device_is_written_and_a_longer_one_is_refused()
     {
         using var folder = new TempFolder();
         byte[] expected = Expected(s_options), old = Noise(1024);
@@ -259,7 +259,7 @@ public sealed class FileCowOutputTests
     }
 
     [RootFact]
-    public void Full_disk_is_answered_with_74_and_the_label_before_holds()
+    public void Full_disk_ends_with_exit_code_74_and_the_previous_label_is_kept()
     {
         using var folder = new TempFolder();
         LoopDevice.Call("mount", "-t", "tmpfs", "-o", "size=1m", "none", folder.Path);

@@ -16,7 +16,7 @@ public sealed class GoldenTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Counts_are_those_of_the_index(string name)
+    public void Counts_match_the_index_of_the_golden_files(string name)
     {
         GoldenCow row = Golden.Row(name);
         using CowFile cow = CowFile.Read(new MemorySource(Golden.Cow(name), name));
@@ -61,7 +61,7 @@ public sealed class GoldenTests
 public sealed class ReplayTests
 {
     [Fact]
-    public void Androids_offline_case_gives_its_image()
+    public void Androids_offline_test_case_gives_the_expected_image()
     {
         // AOSP's OfflineSnapshotTest.CompressedSnapshot: Xor block 1 from block 0 offset 2048, Copy 3 from 0, Replace 5, Zero 7 and 8.
         byte[] old = new byte[10 * 4096];

@@ -16,7 +16,7 @@ public sealed class HeaderTests
     [InlineData(1, 34, 84, 20)]
     [InlineData(2, 38, 84, 20)]
     [InlineData(3, 78, 0, 16)]
-    public void Every_version_has_its_sizes(int version, int header, int footer, int op)
+    public void Every_version_has_its_own_sizes_of_header_footer_and_op(int version, int header, int footer, int op)
     {
         using CowFile cow = CowFile.Read(new MemorySource(Small(version)));
         Assert.Equal((version, 0), (cow.Header.Major, cow.Header.Minor));
@@ -27,7 +27,7 @@ public sealed class HeaderTests
     }
 
     [Fact]
-    public void Version_3_header_gives_all_its_fields()
+    public void All_fields_of_a_version_3_header_are_read()
     {
         CowHeader header = CowHeader.Parse(new MemorySource(AndroidFiles.V3));
         Assert.Equal(2ul, header.SequenceCount);
@@ -74,7 +74,7 @@ public sealed class HeaderTests
     [InlineData(3, 70, 4, 257, "compression_algorithm is 257")]
     [InlineData(3, 74, 4, 4095, "max_compression_size is 4095")]
     [InlineData(3, 74, 4, 524288, "max_compression_size is 524288, must be 4096 to 262144")]
-    public void Field_out_of_order_is_named_with_its_value(int version, int offset, int size, ulong value, string expected)
+    public void Invalid_field_is_named_with_its_value(int version, int offset, int size, ulong value, string expected)
     {
         byte[] file = Small(version);
         Refusal.Put(file, offset, size, value);
@@ -82,7 +82,7 @@ public sealed class HeaderTests
     }
 
     [Fact]
-    public void Op_count_of_two_billion_is_refused_before_memory_is_taken()
+    public void Op_count_of_two_billion_is_refused_before_memory_is_allocated()
     {
         byte[] file = Small(3);
         Refusal.Put(file, 54, 8, 2_000_000_000);
@@ -107,7 +107,7 @@ public sealed class HeaderTests
             StringComparison.Ordinal);
 
     [Fact]
-    public void Other_file_is_said_to_be_no_cow()
+    public void File_without_the_magic_is_refused_as_not_a_COW()
     {
         byte[] image = new byte[100_000];
         Assert.Contains("is not a COW file: magic is 0x0000000000000000", Refusal.Of(image), StringComparison.Ordinal);
@@ -117,7 +117,7 @@ public sealed class HeaderTests
 
     [Theory]
     [MemberData(nameof(ForeignNames))]
-    public void Foreign_file_is_said_to_be_what_it_is(string name)
+    public void File_of_another_format_is_refused_with_its_kind_and_a_remedy(string name)
     {
         (string what, string remedy) = ForeignFiles.Words(name);
         foreach (byte[] file in (byte[][])[ForeignFiles.Magic(name), ForeignFiles.Whole(name, 2_000), ForeignFiles.Whole(name, 100_000)])
@@ -133,7 +133,7 @@ public sealed class HeaderTests
     [Theory]
     [InlineData(CowHeader.Magic)]
     [InlineData(CowHeader.UnsafeMagic)]
-    public void Beginning_of_a_COW_is_not_text(ulong magic)
+    public void Beginning_of_a_magic_is_not_taken_for_text(ulong magic)
     {
         byte[] file = BitConverter.GetBytes(magic);
         for (int length = 1; length <= file.Length; length++)
@@ -141,7 +141,7 @@ public sealed class HeaderTests
     }
 
     [Fact]
-    public void Magic_of_an_unsafe_merge_that_was_cut_off_says_that_the_base_is_lost()
+    public void Interrupted_unsafe_merge_is_refused_because_the_base_is_lost()
     {
         byte[] file = Small(3);
         Refusal.Put(file, 0, 8, CowHeader.UnsafeMagic);
@@ -161,7 +161,7 @@ public sealed class HeaderTests
     }
 
     [Fact]
-    public void Header_is_written_as_it_was_read_whatever_was_in_the_buffer()
+    public void Written_header_equals_the_header_that_was_read()
     {
         foreach (byte[] file in new[] { AndroidFiles.V2, AndroidFiles.V3, Small(2), Small(3) })
         {
@@ -188,7 +188,7 @@ public sealed class HeaderTests
         Assert.Equal(known, CowHeader.IsKnown(major, bytes));
 
     [Fact]
-    public void File_of_exactly_its_parts_is_read_and_one_byte_less_is_named()
+    public void File_that_ends_with_its_last_part_is_read_and_one_byte_less_is_refused()
     {
         // First a file that ends with the scratch area. Then one with a list and ops that ends with the last op.
         byte[] scratch = new CowBuilder { ScratchBytes = 100, ResumeMax = 0 }.Build();
@@ -213,7 +213,7 @@ public sealed class HeaderTests
     }
 
     [Fact]
-    public void Count_at_the_end_of_the_order_is_accepted()
+    public void Count_of_merged_ops_may_equal_the_number_of_ops()
     {
         byte[] file = Small(3);
         Refusal.Put(file, CowHeader.MergeCountOffset, 8, 2);

@@ -55,7 +55,7 @@ public sealed class LimitsTests(ITestOutputHelper output)
     [Theory]
     [InlineData(int.MaxValue, false)]
     [InlineData(int.MaxValue + 1L, true)]
-    public void More_ops_than_an_int_counts_are_refused_by_their_number(long ops, bool refused)
+    public void File_with_more_ops_than_an_int_can_count_is_refused(long ops, bool refused)
     {
         byte[] header = new CowBuilder { ScratchBytes = 0, ResumeMax = 0 }.Build();
         Refusal.Put(header, 54, 8, (ulong)ops);
@@ -88,7 +88,7 @@ public sealed class LimitsTests(ITestOutputHelper output)
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(3)]
-    public void Broken_bytes_anywhere_end_in_a_sentence_or_in_a_file_that_can_be_used(int version)
+    public void File_with_random_wrong_bytes_is_refused_with_exit_code_65_or_can_be_used(int version)
     {
         int refused = 0;
         byte[] good = new CowBuilder
@@ -145,7 +145,7 @@ public sealed class LimitsTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void File_that_fails_to_be_read_says_so()
+    public void Failing_read_of_a_file_ends_with_exit_code_74()
     {
         SnapuserdException failure =
             Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(new Failing(new CowBuilder().Zero(1).Build())));

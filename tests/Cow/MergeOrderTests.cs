@@ -81,7 +81,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Ordered_ops_that_are_not_listed_fall_among_the_others()
+    public void Unlisted_ordered_ops_are_sorted_by_block_among_the_others()
     {
         using CowFile cow = Read(V3().Sequence(7).Copy(7, 100).Copy(5, 101).Zero(3));
         Assert.Equal(new uint[] { 7, 3, 5 }, Blocks(cow));
@@ -89,7 +89,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Repeated_replace_and_zero_count_twice_and_mean_the_first()
+    public void Repeated_replace_and_zero_have_two_positions_that_give_the_first_op()
     {
         foreach (CowBuilder builder in new[] { V2(), V3(), V2(4).Sequence(1), V3().Sequence(1) })
         {
@@ -111,7 +111,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void First_of_two_units_at_one_block_decides_how_far_it_reaches()
+    public void First_of_two_units_at_the_same_block_decides_the_length()
     {
         byte[] four = new byte[4 * 4096];
         using (CowFile cow = Read(V3().Replace(8, s_block).Replace(8, four).Zero(10)))
@@ -149,7 +149,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Androids_cases_of_valid_and_invalid_order_are_told_apart()
+    public void Androids_test_cases_of_valid_and_invalid_order_give_its_results()
     {
         // AOSP's InvalidMergeOrderTest.
         Limits(V2().Copy(3, 2).Copy(2, 1));
@@ -166,7 +166,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Read_of_a_block_that_a_replace_overwrote_is_refused_although_androids_check_would_not_see_it()
+    public void Read_of_a_block_that_an_earlier_replace_overwrites_is_refused()
     {
         byte[] unit = new byte[16 * 4096];
         Assert.Contains("op 1 (Copy of block 90) reads block 20, which op 0 (Replace of block 16)",
@@ -180,7 +180,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Limit_is_one_more_than_the_last_reader()
+    public void Limit_is_one_more_than_the_position_of_the_last_reader()
     {
         Assert.Equal(new[] { 0, 1, 2 }, Limits(V3().Copy(3, 2).Copy(2, 1).Copy(1, 0)));
         Assert.Equal(new[] { 0, 0, 2 }, Limits(V3().Copy(5, 9).Copy(6, 9).Replace(9, s_block)));
@@ -197,7 +197,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void The_only_op_may_be_a_copy_onto_itself_and_is_checked_without_limits_as_well()
+    public void Copy_onto_itself_may_be_the_only_op_and_is_checked_without_limits_too()
     {
         Assert.Equal([-1], Limits(V3().Copy(7, 7)));
         using CowFile cow = Read(V3().Copy(7, 7));
@@ -205,14 +205,14 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Duplicates_write_nothing_but_the_first()
+    public void Only_the_first_of_several_duplicates_writes()
     {
         Assert.Equal(new[] { 0, 1, -1, -1 }, Limits(V3().Copy(3, 9).Zero(9).Zero(9).Replace(9, s_block)));
         Assert.Equal(new[] { 0, -1 }, Limits(V3().Zero(9).Zero(9), shared: false));
     }
 
     [Fact]
-    public void Scratch_of_another_size_is_said_not_to_be_androids()
+    public void Android_cannot_merge_scratch_of_another_size_or_version_1()
     {
         using CowFile cow = Read(new CowBuilder { ScratchBytes = 65536 }.Zero(1));
         Assert.False(cow.Order.AndroidCanMerge(out string why));
@@ -223,7 +223,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Any_small_file_has_the_order_limits_and_writers_of_the_plain_model()
+    public void Random_file_has_the_order_limits_and_writers_of_the_plain_model()
     {
         int refused = 0, accepted = 0;
         for (int seed = 0; seed < 3000; seed++)
@@ -299,7 +299,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Accepted_files_merge_in_place_to_what_the_ops_mean()
+    public void Accepted_files_merge_in_place_to_the_image_of_the_plain_model()
     {
         int merged = 0;
         for (int seed = 0; seed < 2000; seed++)
@@ -365,7 +365,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Any_small_file_over_shared_storage_has_the_limits_of_the_plain_model()
+    public void Random_file_over_shared_storage_has_the_limits_of_the_plain_model()
     {
         int refused = 0, accepted = 0, ahead = 0, destroyed = 0, nothing = 0;
         for (int seed = 0; seed < 2000; seed++)
@@ -416,7 +416,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Limits_of_another_number_than_positions_are_refused()
+    public void Limits_must_have_one_entry_per_position()
     {
         using CowFile cow = Read(V3().Zero(1).Zero(2));
         foreach (int length in new[] { 1, 3 })

@@ -18,7 +18,7 @@ public sealed class PackedTests
     [InlineData(CowOpType.Replace, uint.MaxValue, 7, 0ul, Max48, (1u << 20) - 1)]
     [InlineData(CowOpType.Zero, 0u, 0, 0ul, 0ul, 0u)]
     [InlineData(CowOpType.Sequence, uint.MaxValue, 7, Max48, Max48, (1u << 20) - 1)]
-    public void Packed_op_holds_every_field_at_its_largest(
+    public void Packed_op_keeps_the_largest_value_of_every_field(
         CowOpType type, uint newBlock, int factor, ulong source, ulong dataOffset, uint dataLength)
     {
         PackedOp packed = new(type, newBlock, factor, source, dataOffset, dataLength);
@@ -39,7 +39,7 @@ public sealed class PackedTests
     [InlineData(CowOpType.Replace, 8, 0ul, 0ul, 0u)]
     [InlineData(CowOpType.Replace, -1, 0ul, 0ul, 0u)]
     [InlineData(CowOpType.Footer, 0, 0ul, 0ul, 0u)]
-    public void Packed_op_loses_nothing_without_a_word(CowOpType type, int factor, ulong source, ulong dataOffset, uint dataLength) =>
+    public void Packed_op_refuses_values_that_do_not_fit(CowOpType type, int factor, ulong source, ulong dataOffset, uint dataLength) =>
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedOp(type, 1, factor, source, dataOffset, dataLength));
 
     [Theory]
@@ -71,7 +71,7 @@ public sealed class PackedTests
     }
 
     [Fact]
-    public void Keys_sort_by_their_block_up_to_the_largest()
+    public void Keys_with_the_largest_blocks_are_sorted_ascending()
     {
         foreach (int count in (int[])[3, 5000])
         {

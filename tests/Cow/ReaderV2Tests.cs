@@ -34,7 +34,7 @@ public sealed class ReaderV2Tests
     }
 
     [Fact]
-    public void Xor_data_is_found_by_running_position_across_clusters()
+    public void Xor_data_is_found_by_adding_up_lengths_across_clusters()
     {
         // The example of cow-format §6.5.
         CowBuilder builder = new CowBuilder { Version = 2, ClusterOps = 5, NumMergeOps = 1 }
@@ -116,7 +116,7 @@ public sealed class ReaderV2Tests
     }
 
     [Fact]
-    public void Gz_stream_of_exactly_one_block_is_still_a_stream()
+    public void Gz_stream_of_exactly_one_block_is_not_taken_for_raw()
     {
         byte[] plain = Incompressible(4096);
         CowBuilder builder = new CowBuilder { Version = 2, Compression = CowCompression.Gz }.Replace(1, plain);
@@ -180,7 +180,7 @@ public sealed class ReaderV2Tests
     [InlineData(4, 12, 8, ulong.MaxValue, "the Cluster op at byte 118: source is 18446744073709551615")]
     [InlineData(5, 4, 8, 99, "footer: ops_size is 99, must be 100")]
     [InlineData(5, 12, 8, 6, "footer: num_ops is 6, but there are 5")]
-    public void Field_out_of_order_is_named_with_its_op_and_value(int record, int offset, int size, ulong value, string expected)
+    public void Invalid_field_is_named_with_its_op_and_value(int record, int offset, int size, ulong value, string expected)
     {
         CowBuilder builder = Four();
         byte[] file = builder.Build();
@@ -252,7 +252,7 @@ public sealed class ReaderV2Tests
     [InlineData(2, 2, 3, "data_length is 3, must be a multiple of 4")]
     [InlineData(12, 8, 0, "source is 0")]
     [InlineData(12, 8, 1ul << 63, "source is 9223372036854775808")]
-    public void Sequence_op_out_of_order_is_named(int offset, int size, ulong value, string expected)
+    public void Invalid_sequence_op_is_named_with_its_field_and_value(int offset, int size, ulong value, string expected)
     {
         CowBuilder builder = new CowBuilder { Version = 2, ClusterOps = 8, ScratchBytes = 0 }.Sequence(1).Copy(1, 2);
         byte[] file = builder.Build();
@@ -309,7 +309,7 @@ public sealed class ReaderV2Tests
     [Theory]
     [InlineData(int.MaxValue, "the sequence list has 2147483647 entries, but there are only 0 data ops")]
     [InlineData(1L << 31, "the sequence list has more than 2^31 entries")]
-    public void Entries_of_the_sequence_list_are_counted_in_31_bits(long entries, string sentence)
+    public void Sequence_list_with_2_to_the_31_entries_is_refused(long entries, string sentence)
     {
         // All Sequence ops together hold one list.
         const int Longest = 65532 / 4;

@@ -37,7 +37,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void Worked_bytes_of_the_reference_are_read()
+    public void Example_bytes_of_the_format_reference_are_read()
     {
         byte[] header = Convert.FromHexString(
             "2121574f63776f43030000004e000000100000100000000000000000000000000000000000000100000000000000"
@@ -56,7 +56,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void Builder_makes_the_worked_op_records()
+    public void Builder_writes_the_example_op_records_of_the_format_reference()
     {
         CowBuilder builder = new CowBuilder { ScratchBytes = 0 }.Xor(50, 98314, new byte[4096]).Zero(7);
         byte[] file = builder.Build();
@@ -121,7 +121,7 @@ public sealed class ReaderV3Tests
     [InlineData(1, 8, 4, 0, "op 1 (Replace of block 16): source is 0")]
     [InlineData(1, 4, 4, 0xfffffff1, "op 1 (Replace of block 4294967281): new_block is 4294967281, so 16 blocks reach beyond")]
     [InlineData(0, 0, 4, 77, "op 1 (Replace of block 16): source is 214, but its data must follow that of the op before at byte 291")]
-    public void Field_out_of_order_is_named_with_its_op_and_value(int record, int offset, int size, ulong value, string expected)
+    public void Invalid_field_is_named_with_its_op_and_value(int record, int offset, int size, ulong value, string expected)
     {
         CowBuilder builder = Four();
         byte[] file = builder.Build();
@@ -130,7 +130,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void Raw_file_takes_only_full_units()
+    public void File_without_compression_must_have_full_units()
     {
         CowBuilder builder = Four(CowCompression.None);
         byte[] file = builder.Build();
@@ -178,7 +178,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void Sequence_list_moves_ops_and_data()
+    public void Ops_and_data_are_found_after_a_long_sequence_list()
     {
         const int Count = 16384;
         var builder = new CowBuilder { Compression = CowCompression.Gz };
@@ -197,7 +197,7 @@ public sealed class ReaderV3Tests
             Refusal.Of(new CowBuilder().Sequence(1, 9).Zero(1).Zero(2).Build()), StringComparison.Ordinal);
 
     [Fact]
-    public void Block_inside_a_unit_is_not_its_name_in_the_list() =>
+    public void Sequence_list_must_name_the_first_block_of_a_unit() =>
         Assert.Contains("sequence entry 0 is block 17", Refusal.Of(new CowBuilder().Sequence(17).Replace(16, Unit(16)).Build()),
             StringComparison.Ordinal);
 
@@ -207,7 +207,7 @@ public sealed class ReaderV3Tests
             Refusal.Of(new CowBuilder().Sequence(1, 1).Zero(1).Zero(2).Build()), StringComparison.Ordinal);
 
     [Fact]
-    public void Capacity_beyond_the_file_is_fine_while_no_data_lies_there()
+    public void Op_slots_may_reach_past_the_end_of_a_file_without_data()
     {
         byte[] file = new CowBuilder { ScratchBytes = 0 }.Zero(1).Zero(2).Build();
         Refusal.Put(file, 62, 8, uint.MaxValue);
@@ -217,7 +217,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void File_without_ops_is_merged_already()
+    public void File_without_ops_is_valid()
     {
         using CowFile cow = CowFile.Read(new MemorySource(new CowBuilder { OpCountMaxSlack = 15 }.Build()));
         Assert.Equal((0, 0), (cow.OpCount, cow.Order.Count));
@@ -240,7 +240,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void Stale_resume_slots_are_not_believed()
+    public void Stale_resume_slots_are_ignored()
     {
         // Label 5 occurs twice. The second one drops 5 and 8, so the slot of 8 is stale, but the count of 3 still includes it.
         CowBuilder builder = new CowBuilder().Zero(1).Label(5).Zero(2).Label(8).Zero(3).Label(5);
@@ -253,7 +253,7 @@ public sealed class ReaderV3Tests
     [InlineData(4ul, false)]
     [InlineData(5ul, false)]
     [InlineData(6ul, true)]
-    public void Resume_point_whose_label_does_not_rise_ends_the_list(ulong label, bool counts)
+    public void Resume_point_whose_label_is_not_larger_ends_the_list(ulong label, bool counts)
     {
         byte[] file = new CowBuilder { ScratchBytes = 0 }.Zero(1).Label(5).Zero(2).Label(8).Build();
         // Changes the second slot's label.
@@ -268,7 +268,7 @@ public sealed class ReaderV3Tests
     [InlineData(15, 0)]
     [InlineData(16, 1)]
     [InlineData(31, 1)]
-    public void Resume_points_end_with_the_file(int bytes, int points)
+    public void Resume_points_past_the_end_of_the_file_are_ignored(int bytes, int points)
     {
         byte[] file = new CowBuilder { ScratchBytes = 0 }.Label(0).Label(1).Label(2).Build();
         using CowFile cow = CowFile.Read(new MemorySource(file[..(78 + bytes)]));
@@ -295,7 +295,7 @@ public sealed class ReaderV3Tests
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void Longest_payload_is_known_to_the_byte(int version)
+    public void Length_of_the_longest_payload_is_exact(int version)
     {
         Random random = new(3);
         int longest = 0;

@@ -57,7 +57,7 @@ public sealed class TallyTests
     }
 
     [Fact]
-    public void Any_small_file_has_the_counts_and_ends_of_the_calls_that_made_it()
+    public void Totals_of_a_random_file_match_the_calls_that_made_it()
     {
         for (int seed = 0; seed < 400; seed++)
         {
@@ -160,7 +160,7 @@ public sealed class TallyTests
     [InlineData((1L << 48) + 10_000, (1L << 48) + 10_000 - 40, false)]
     [InlineData(1_000_000, 1_000_000 - 41, true)]
     [InlineData(1_000_000, 1_000_000 - 40, false)]
-    public void Payload_lies_inside_the_file_and_below_48_bits(long length, long offset, bool taken)
+    public void Payload_must_lie_inside_the_file_and_begin_below_2_to_the_48(long length, long offset, bool taken)
     {
         // A gz payload of 41 bytes. This test does not decode it.
         CowBuilder builder = new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 8, Compression = CowCompression.Gz }.Replace(5,
@@ -184,7 +184,7 @@ public sealed class TallyTests
     [Theory]
     [InlineData(0, true)]
     [InlineData(1, false)]
-    public void Data_of_version_3_begins_below_48_bits(uint beyond, bool taken)
+    public void Data_of_version_3_must_begin_below_2_to_the_48(uint beyond, bool taken)
     {
         // The length fields of ops without data count towards the offset of the next payload.
         const int Copies = 65536;
@@ -235,7 +235,7 @@ public sealed class TallyTests
     }
 
     [Fact]
-    public void Only_a_cluster_that_was_closed_early_right_before_the_footer_is_opened_again()
+    public void Writer_reopens_only_a_cluster_that_was_closed_early_for_the_footer()
     {
         CowWriterOptions options = new() { Version = 2, ClusterOps = 4 };
         (CowOpType, uint, ulong)[] closed = [(CowOpType.Zero, 1, 0), (CowOpType.Cluster, 0, 40)];
@@ -262,7 +262,7 @@ public sealed class TallyTests
     }
 
     [Fact]
-    public void Label_that_is_cut_off_anywhere_is_said_to_be_missing()
+    public void Truncated_label_is_reported_as_missing()
     {
         foreach (int cluster in new[] { 0, 4 })
         {
@@ -285,7 +285,7 @@ public sealed class TallyTests
     }
 
     [Fact]
-    public void Stale_resume_slot_never_counts_after_a_new_label()
+    public void Stale_resume_slot_stays_invalid_after_a_new_label()
     {
         // Slots of labels 5, 3 and 20, and a count of three. The second label does not ascend, so only the first slot is valid.
         CowBuilder builder = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 4096, OpCountMaxSlack = 9 }.Zero(1).Label(5).Zero(2).Label(8)

@@ -44,7 +44,7 @@ public sealed class UnitDecoderTests
     [InlineData(5, 16)]
     [InlineData(9, 24)]
     [InlineData(11, 24)]
-    public void Largest_unit_decodes_from_brotli_of_any_window_whatever_is_in_it(int quality, int window)
+    public void Largest_unit_decodes_from_brotli_with_any_window_size(int quality, int window)
     {
         // Alternating text, numbers and noise give many block types and trees, which need decoder memory beside the window.
         byte[] plain = Text(256 * 1024), stored = new byte[plain.Length + 4096], unit = new byte[plain.Length];
@@ -60,7 +60,7 @@ public sealed class UnitDecoderTests
 
     [Theory]
     [MemberData(nameof(Streams))]
-    public void Decoder_is_as_new_after_every_error(CowCompression algorithm)
+    public void Decoder_can_be_used_after_every_error(CowCompression algorithm)
     {
         using var decoder = new UnitDecoder(algorithm);
         byte[] plain = Text(16384), unit = new byte[16384];
@@ -154,7 +154,7 @@ public sealed class UnitDecoderTests
 
     [Theory]
     [MemberData(nameof(Streams))]
-    public void Noise_never_leaves_the_unit(CowCompression algorithm)
+    public void Damaged_stream_never_writes_outside_the_unit(CowCompression algorithm)
     {
         using var decoder = new UnitDecoder();
         byte[] stored = Compressors.Compress(algorithm, Text(16384), 16384);

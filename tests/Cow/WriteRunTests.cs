@@ -21,7 +21,7 @@ public sealed class WriteRunTests
     }
 
     [Fact]
-    public void Bytes_are_written_when_the_room_is_full_when_others_come_and_when_they_are_asked_for()
+    public void Bytes_are_written_when_the_buffer_is_full_at_another_offset_and_on_send()
     {
         Assert.Equal("", Written(4, run => run.Add(0, [1, 2, 3])));
         Assert.Equal("0:010203", Written(4, run => { run.Add(0, [1, 2, 3]); run.Send(); run.Send(); }));
@@ -42,6 +42,6 @@ public sealed class WriteRunTests
     [InlineData(8192, "5:8192")]
     [InlineData(8193, "5:8192 8197:1")]
     [InlineData(20000, "5:8192 8197:8192 16389:3616")]
-    public void Zeros_are_as_many_as_were_asked_for(long count, string writes) =>
+    public void The_given_number_of_zeros_is_written(long count, string writes) =>
         Assert.Equal(writes, Written(8192, run => { run.AddZeros(5, count); run.Send(); }));
 }

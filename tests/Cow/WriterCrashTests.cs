@@ -231,7 +231,7 @@ public sealed class WriterCrashTests
 
     [Theory]
     [MemberData(nameof(Formats))]
-    public void Device_of_any_size_is_never_written_beyond_and_keeps_the_last_label(string format, int cluster)
+    public void Device_of_any_size_keeps_the_last_label_and_is_not_written_past_its_end(string format, int cluster)
     {
         CowWriterOptions options = Options(format, cluster);
         var roomy = new MemoryOutput(null, 1 << 20);
@@ -279,7 +279,7 @@ public sealed class WriterCrashTests
     }
 
     [Fact]
-    public void Version_3_header_goes_alone_between_two_flushes_after_all_it_counts()
+    public void Version_3_header_is_written_between_two_flushes_after_all_that_it_counts()
     {
         var output = new MemoryOutput();
         using (var writer = CowWriter.Create(output, Options("v3", 0)))
@@ -304,7 +304,7 @@ public sealed class WriterCrashTests
     [Theory]
     [InlineData(0)]
     [InlineData(5)]
-    public void Version_2_label_and_footer_come_after_a_flush_of_what_they_vouch_for(int cluster)
+    public void Version_2_label_and_footer_are_written_after_a_flush_of_all_that_they_cover(int cluster)
     {
         var output = new MemoryOutput();
         using (var writer = CowWriter.Create(output, Options("v2", cluster)))

@@ -51,7 +51,7 @@ public sealed class WriterFailureTests
 
     [Theory]
     [MemberData(nameof(Cases))]
-    public void Every_call_that_fails_ends_the_writer(int version, string name)
+    public void Writer_refuses_all_calls_after_any_call_has_failed(int version, string name)
     {
         CowWriterOptions options = new()
         {
@@ -83,7 +83,7 @@ public sealed class WriterFailureTests
     }
 
     [Fact]
-    public void Call_that_is_refused_leaves_the_writer_as_it_was()
+    public void Refused_call_leaves_the_writer_unchanged()
     {
         foreach (int version in new[] { 2, 3 })
         {
@@ -151,7 +151,7 @@ public sealed class WriterFailureTests
     }
 
     [Fact]
-    public void Thread_that_throws_ends_the_writing_with_70_and_what_it_threw()
+    public void Exception_in_an_encoding_thread_ends_the_writer_with_exit_code_70()
     {
         CowWriterOptions options = new() { Compression = CowCompression.Lz4, Threads = 2 };
         Arena arena = new((int)OpPipeline.MemoryFor(options));
@@ -211,7 +211,7 @@ public sealed class WriterFailureTests
     [InlineData(CowCompression.Zstd, 3, 65536)]
     [InlineData(CowCompression.Zstd, 6, 4096)]
     [InlineData(CowCompression.Brotli, 4, 4096)]
-    public void Second_thread_runs_as_soon_as_its_memory_is_there(CowCompression compression, int? level, int unit)
+    public void Second_thread_runs_if_its_memory_fits_exactly(CowCompression compression, int? level, int unit)
     {
         int Threads(long bytes)
         {
@@ -248,6 +248,6 @@ public sealed class WriterFailureTests
     [InlineData(CowCompression.Zstd, 5, 65536, (128 << 10) + (16 * 65536))]
     [InlineData(CowCompression.Zstd, 6, 65536, (300 << 10) + (24 * 65536))]
     [InlineData(CowCompression.Zstd, 19, 262144, (300 << 10) + (20 * 262144) + (512 << 10))]
-    public void Contexts_are_counted_as_large_as_the_libraries_make_them(CowCompression compression, int? level, int unit, long bytes) =>
+    public void Context_size_is_estimated_from_algorithm_level_and_unit(CowCompression compression, int? level, int unit, long bytes) =>
         Assert.Equal(bytes, UnitEncoder.ContextBytes(compression, level, unit));
 }

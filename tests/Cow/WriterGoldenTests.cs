@@ -24,14 +24,14 @@ public sealed class WriterGoldenTests
         Assert.Equal(Convert.ToHexString(AndroidFiles.V2), Convert.ToHexString(Version2()));
 
     [Fact]
-    public void Version_2_file_means_what_androids_does() => SameMeaning(AndroidFiles.V2, Version2());
+    public void Version_2_file_has_the_ops_and_contents_of_androids() => SameMeaning(AndroidFiles.V2, Version2());
 
     [GoldenFact(CowCompression.Gz)]
     public void Version_3_file_has_androids_golden_bytes() =>
         Assert.Equal(Convert.ToHexString(AndroidFiles.V3), Convert.ToHexString(Version3()));
 
     [Fact]
-    public void Version_3_file_means_what_androids_does() => SameMeaning(AndroidFiles.V3, Version3());
+    public void Version_3_file_has_the_ops_and_contents_of_androids() => SameMeaning(AndroidFiles.V3, Version3());
 
     private static byte[] Version2()
     {
@@ -109,7 +109,7 @@ public sealed class WriterGoldenTests
         "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
     [GoldenData(CowCompression.Brotli, 4096, "1bff0fe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd7900d000")]
     [GoldenData(CowCompression.Brotli, 65536, "1bffffe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd790fd000")]
-    public void Text_block_is_encoded_to_androids_golden_bytes_whatever_came_before(CowCompression algorithm, int unit, string hex)
+    public void Text_block_is_encoded_to_androids_golden_bytes_before_and_after_noise(CowCompression algorithm, int unit, string hex)
     {
         byte[] plain = new byte[unit], noise = new byte[unit], room = new byte[UnitEncoder.Bound(unit)];
         s_t.CopyTo(plain, 0);
@@ -129,7 +129,7 @@ public sealed class WriterGoldenTests
     [InlineData(CowCompression.Zstd, 65536)]
     [InlineData(CowCompression.Brotli, 4096)]
     [InlineData(CowCompression.Brotli, 65536)]
-    public void Text_block_is_encoded_to_the_same_bytes_whatever_came_before(CowCompression algorithm, int unit)
+    public void Text_block_is_encoded_to_the_same_bytes_before_and_after_noise(CowCompression algorithm, int unit)
     {
         byte[] plain = new byte[unit], noise = new byte[unit], room = new byte[UnitEncoder.Bound(unit)];
         s_t.CopyTo(plain, 0);
@@ -189,7 +189,7 @@ public sealed class WriterGoldenTests
 
     [Theory]
     [MemberData(nameof(NamesAndThreads))]
-    public void Androids_file_written_again_from_its_ops_means_the_same(string name, int threads) =>
+    public void Androids_file_written_again_has_the_same_ops_and_contents(string name, int threads) =>
         SameMeaning(Golden.Cow(name), Again(name, threads));
 
     private static byte[] Again(string name, int threads)
@@ -257,7 +257,7 @@ public sealed class WriterGoldenTests
     [InlineData(CowCompression.Lz4, "1.9.4", false, null)]
     [InlineData(CowCompression.Brotli, "1.0.9", false, null)]
     [InlineData(CowCompression.None, "", false, null)]
-    public void Golden_bytes_are_left_out_only_where_the_codec_has_another_version(CowCompression algorithm, string found, bool required,
+    public void Golden_bytes_are_skipped_only_if_the_codec_has_another_version(CowCompression algorithm, string found, bool required,
         string? reason) =>
             Assert.Equal(reason, GoldenCodecs.WhyNot(algorithm, found, required));
 
@@ -266,7 +266,7 @@ public sealed class WriterGoldenTests
     [InlineData(CowCompression.Brotli)]
     [InlineData(CowCompression.Lz4)]
     [InlineData(CowCompression.Zstd)]
-    public void Library_says_which_version_it_has(CowCompression algorithm) =>
+    public void Version_of_every_library_is_found(CowCompression algorithm) =>
         Assert.Matches(@"^[1-9]\.[0-9]+\.[0-9]+", GoldenCodecs.Version(algorithm));
 
     /// <summary>Every golden file is tested: its codec has an entry above the test.</summary>

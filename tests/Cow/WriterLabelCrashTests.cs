@@ -115,7 +115,7 @@ public sealed class WriterLabelCrashTests
 
     [Theory]
     [MemberData(nameof(ListLengths))]
-    public void Two_labels_at_least_are_there_at_any_time(int listLength)
+    public void At_least_the_last_two_labels_are_kept_at_any_time(int listLength)
     {
         var output = new MemoryOutput();
         using CowWriter writer = CowWriter.Create(output, s_options);
@@ -130,7 +130,7 @@ public sealed class WriterLabelCrashTests
     }
 
     [Fact]
-    public void Label_that_does_not_rise_is_refused_and_leaves_the_durable_ones()
+    public void Label_not_larger_than_the_last_is_refused_and_the_durable_ones_stay()
     {
         var output = new MemoryOutput();
         using CowWriter writer = CowWriter.Create(output, s_options);
@@ -154,7 +154,7 @@ public sealed class WriterLabelCrashTests
     [Theory]
     [InlineData(1, 0)]
     [InlineData(2, 1)]
-    public void Too_few_slots_to_be_safe_are_refused(uint slots, int written)
+    public void Label_is_refused_if_the_slots_are_too_few_to_write_it_safely(uint slots, int written)
     {
         // With 105 entries, the only slot, or the first of two, crosses a sector boundary.
         var output = new MemoryOutput();

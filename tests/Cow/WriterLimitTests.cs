@@ -94,7 +94,7 @@ public sealed class WriterLimitTests
     [Theory]
     [InlineData(Max48, true)]
     [InlineData(Max48 + 1, false)]
-    public void File_ends_at_most_where_48_bits_do(long end, bool takes)
+    public void File_may_end_at_the_largest_48_bit_offset_but_not_after_it(long end, bool takes)
     {
         AssertTakes(takes, Version3(end), 3, end, writer => writer.Zero(1));
         AssertTakes(takes, Version3(end), 3, end, writer => writer.Copy(1, 2));
@@ -106,7 +106,7 @@ public sealed class WriterLimitTests
     }
 
     [Fact]
-    public void Ops_are_counted_in_31_bits()
+    public void File_with_2_to_the_31_ops_is_refused()
     {
         Vast Of(ulong count)
         {
@@ -165,7 +165,7 @@ public sealed class WriterLimitTests
     /// <summary>A device of exactly the file's length is large enough, and one byte less is not.</summary>
     [Theory]
     [MemberData(nameof(Programs))]
-    public void Device_is_large_enough_if_it_holds_the_file(int version, int cluster, string calls)
+    public void Device_of_the_length_of_the_file_suffices_and_one_byte_less_does_not(int version, int cluster, string calls)
     {
         CowWriterOptions options = new() { Version = version, ClusterOps = cluster, ScratchBytes = 0, OpCountMax = 6 };
         MemoryOutput file = new();

@@ -23,7 +23,7 @@ public sealed class WriterOptionsTests
     [InlineData("lz4,7", CowCompression.Lz4, 7)]
     [InlineData("zstd,19", CowCompression.Zstd, 19)]
     [InlineData("zstd,-7", CowCompression.Zstd, -7)]
-    public void Compression_is_an_algorithm_and_maybe_a_level(string text, CowCompression algorithm, int? level) =>
+    public void Compression_is_an_algorithm_with_an_optional_level(string text, CowCompression algorithm, int? level) =>
         Assert.Equal((algorithm, level), CowWriterOptions.ParseCompression(text));
 
     [Theory]
@@ -38,7 +38,7 @@ public sealed class WriterOptionsTests
     [InlineData("gz,-1", "gz has no level -1")]
     [InlineData("brotli,12", "brotli has no level 12, only 0 to 11")]
     [InlineData("zstd,23", "zstd has no level 23")]
-    public void Other_compression_is_refused(string text, string part)
+    public void Invalid_compression_is_refused(string text, string part)
     {
         SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => CowWriterOptions.ParseCompression(text));
         Assert.Equal(ExitCode.Usage, refusal.Code);
@@ -80,7 +80,7 @@ public sealed class WriterOptionsTests
 
     [Theory]
     [MemberData(nameof(Nonsense))]
-    public void Options_that_make_no_sense_are_refused_before_anything_is_written(CowWriterOptions options, string part)
+    public void Invalid_options_are_refused_before_anything_is_written(CowWriterOptions options, string part)
     {
         var output = new MemoryOutput([1, 2, 3]);
         SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => CowWriter.Create(output, options));
@@ -90,7 +90,7 @@ public sealed class WriterOptionsTests
     }
 
     [Fact]
-    public void Calls_that_make_no_sense_are_refused_and_change_nothing()
+    public void Invalid_calls_are_refused_and_change_nothing()
     {
         byte[] block = new byte[4096];
         foreach (int version in new[] { 2, 3 })
@@ -140,7 +140,7 @@ public sealed class WriterOptionsTests
     }
 
     [Fact]
-    public void Failed_output_is_not_gone_on_with()
+    public void Writer_refuses_every_further_call_after_its_output_failed()
     {
         var output = new MemoryOutput { FailFrom = 5000 };
         using var writer = CowWriter.Create(output, s_v3);

@@ -23,7 +23,7 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Cases))]
-    public void Random_calls_give_the_image_they_mean_and_the_bytes_of_the_plain_builder(int version, string compression, int unit,
+    public void Random_calls_give_the_image_of_the_plain_model_and_the_bytes_of_the_builder(int version, string compression, int unit,
         int threads)
     {
         int seed = HashCode(version, compression, unit);

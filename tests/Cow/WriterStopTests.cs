@@ -47,7 +47,7 @@ public sealed class WriterStopTests
     [InlineData(2, 2)]
     [InlineData(3, 1)]
     [InlineData(3, 2)]
-    public void Stop_ends_the_next_call_whatever_it_is_and_writes_nothing_more(int version, int threads)
+    public void Every_call_after_a_stop_fails_and_writes_nothing(int version, int threads)
     {
         var stop = new StopFlag();
         var output = new MemoryOutput();
@@ -100,7 +100,7 @@ public sealed class WriterStopTests
     [InlineData(CowCompression.Zstd, 3, 4096, 8, 20, 64)]
     [InlineData(CowCompression.Zstd, 19, 262144, 8, 1, 2)]
     [InlineData(CowCompression.Zstd, 19, 262144, 32, 4, 9)]
-    public void Threads_are_as_many_as_the_memory_holds(CowCompression compression, int? level, int unit, int mebibytes,
+    public void Writer_starts_as_many_threads_as_fit_the_memory(CowCompression compression, int? level, int unit, int mebibytes,
         int least, int most)
     {
         int Threads(int asked)
@@ -122,7 +122,7 @@ public sealed class WriterStopTests
     }
 
     [Fact]
-    public void One_thread_runs_however_little_memory_there_is()
+    public void One_thread_runs_with_any_amount_of_memory()
     {
         byte[] noise = Noise(128);
         var files = new byte[2][];

@@ -128,7 +128,7 @@ public sealed class WriterV2Tests
     [InlineData("gz", 1, 0)]
     [InlineData("brotli,4", 1, 0)]
     [InlineData("lz4", 1, 0)]
-    public void Long_runs_come_back_whatever_threads_and_clusters(string compression, int threads, int cluster)
+    public void Long_runs_are_read_back_with_any_threads_and_clusters(string compression, int threads, int cluster)
     {
         // AOSP's ThreadedBatchWrites and NoBatchWrites. This test compares all blocks, not only the first of each run.
         (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(compression);
@@ -166,7 +166,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Size_is_the_same_before_and_after_the_finish_and_is_the_files()
+    public void Size_is_the_length_of_the_file_before_and_after_the_finish()
     {
         foreach (int cluster in new[] { 0, 2, 3, 4, 1024 })
         {
@@ -194,7 +194,7 @@ public sealed class WriterV2Tests
     [InlineData(4, false)]
     [InlineData(4, true)]
     [InlineData(8, true)]
-    public void What_lay_after_a_label_is_durably_gone_before_anything_is_written_there(int cluster, bool device)
+    public void Ops_after_a_label_are_durably_dropped_before_new_ones_are_written(int cluster, bool device)
     {
         CowWriterOptions options = s_plain with { ClusterOps = cluster };
         long? capacity = device ? 4 << 20 : null;
@@ -227,7 +227,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Writing_goes_on_after_a_label_of_a_finished_file()
+    public void Writer_continues_at_a_label_of_a_finished_file()
     {
         // AOSP's AppendLabelSmall.
         var output = new MemoryOutput();
@@ -253,7 +253,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Label_that_was_cut_off_is_refused_and_the_one_before_works()
+    public void Truncated_label_is_refused_and_the_previous_one_works()
     {
         // AOSP's AppendLabelMissing.
         var output = new MemoryOutput();
@@ -276,7 +276,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void What_lies_after_the_label_is_gone()
+    public void Ops_after_the_label_are_dropped()
     {
         // AOSP's AppendExtendedCorrupted.
         var output = new MemoryOutput();
@@ -300,7 +300,7 @@ public sealed class WriterV2Tests
     [InlineData(4)]
     [InlineData(5)]
     [InlineData(1024)]
-    public void Labels_are_found_in_any_clusters_and_ops_before_them_kept(int cluster)
+    public void Labels_are_found_in_clusters_of_any_size_and_earlier_ops_are_kept(int cluster)
     {
         // AOSP's AppendbyLabel and ClusterTest.
         CowWriterOptions options = s_plain with { ClusterOps = cluster };
@@ -363,7 +363,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Cluster_goes_on_after_a_label()
+    public void Cluster_continues_after_a_label()
     {
         // AOSP's ClusterAppendTest.
         CowWriterOptions options = s_plain with { ClusterOps = 3 };
@@ -388,7 +388,7 @@ public sealed class WriterV2Tests
     [InlineData(3)]
     [InlineData(7)]
     [InlineData(1024)]
-    public void Finish_can_be_followed_by_more_by_the_same_writer_or_the_next(int cluster)
+    public void After_a_finish_the_same_writer_or_another_can_add_ops(int cluster)
     {
         CowWriterOptions options = s_plain with { ClusterOps = cluster, Compression = CowCompression.Gz };
         Action<CowWriter>[] steps =
@@ -463,7 +463,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Ops_dropped_in_the_middle_of_a_cluster_are_blank()
+    public void Ops_dropped_in_the_middle_of_a_cluster_become_zeros()
     {
         // AOSP's DeleteMidCluster.
         CowWriterOptions options = s_plain with { ClusterOps = 7 };
@@ -559,7 +559,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Order_that_reads_what_it_overwrote_is_written_and_found_by_the_reader()
+    public void Writer_accepts_an_inconsistent_order_and_the_reader_refuses_it()
     {
         // AOSP's InvalidMergeOrderTest: the reader checks the order, the writer does not.
         var output = new MemoryOutput();
@@ -581,7 +581,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Gz_stream_of_exactly_a_block_stays_a_stream()
+    public void Gz_stream_of_exactly_one_block_is_not_marked_as_raw()
     {
         byte[] block = ReaderV2Tests.Incompressible(4096);
         byte[] file = Write(s_plain with { Compression = CowCompression.Gz }, writer => writer.Replace(1, block));
@@ -608,7 +608,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Sequence_without_clusters_is_refused_and_the_writer_goes_on()
+    public void Sequence_without_clusters_is_refused_and_the_writer_continues()
     {
         byte[] file = Write(s_plain, writer =>
         {
@@ -619,7 +619,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void File_that_cannot_be_appended_to_is_left_as_it_is()
+    public void File_that_cannot_be_appended_to_is_unchanged()
     {
         byte[] v1 = new CowBuilder { Version = 1 }.Zero(1).Label(2).Build();
         Refusal.With(ExitCode.CowCorrupt, "version 1", () => CowWriter.Reopen(new MemoryOutput(v1), s_plain));
@@ -656,7 +656,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Sequence_goes_on_in_the_file_of_a_writer_that_wrote_nothing_else()
+    public void Sequence_can_be_continued_in_a_reopened_file_without_ops()
     {
         CowWriterOptions clustered = new() { Version = 2, ClusterOps = 200 };
         var output = new MemoryOutput(Write(clustered, writer => writer.Sequence([1])));

@@ -75,7 +75,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Units_count_once_against_the_bound()
+    public void Unit_counts_as_one_op_against_the_maximum()
     {
         byte[] file = Write(s_plain with { OpCountMax = 3, MaxUnitBytes = 16384 }, writer => writer.Replace(1, Noise(4 + 2 + 1, 2)));
         using CowFile cow = CowFile.Read(new MemorySource(file));
@@ -83,7 +83,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Number_of_blocks_stands_in_for_the_number_of_ops()
+    public void Maximum_number_of_ops_is_by_default_the_number_of_blocks()
     {
         foreach (ulong? zero in new ulong?[] { null, 0 })
         {
@@ -96,7 +96,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Every_kind_of_op_comes_back()
+    public void Every_kind_of_op_is_read_back()
     {
         // AOSP's ZeroOp, CopyOp, ConsecutiveReplaceOp, ConsecutiveXorOp and AllOpsWithCompression.
         byte[] raw = Noise(5, 3), xor = Noise(5, 4);
@@ -149,7 +149,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Resume_point_is_where_writing_goes_on()
+    public void Writer_continues_at_a_resume_point()
     {
         // AOSP's ResumePointTest.
         var output = new MemoryOutput();
@@ -170,7 +170,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Label_is_in_the_header_as_soon_as_it_returns()
+    public void Label_is_in_the_header_when_the_call_returns()
     {
         // AOSP's BufferMetadataSyncTest.
         var output = new MemoryOutput();
@@ -184,7 +184,7 @@ public sealed class WriterV3Tests
     private static byte[] Padded(byte[] file) => file.Concat(new byte[65536]).ToArray();
 
     [Fact]
-    public void Count_of_resume_points_is_never_more_than_there_are()
+    public void Count_of_resume_points_is_the_actual_number()
     {
         // Android's count grows with every label.
         var output = new MemoryOutput();
@@ -230,7 +230,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Sequence_moves_what_lies_after_it()
+    public void Ops_and_data_are_written_after_a_long_sequence()
     {
         // AOSP's SequenceTest.
         uint[] list = Enumerable.Range(1, 16384).Select(i => (uint)i).ToArray();
@@ -246,7 +246,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Sequence_is_taken_once_and_before_everything_else()
+    public void Sequence_is_accepted_only_once_and_before_everything_else()
     {
         byte[] file = Write(s_plain, writer =>
         {
@@ -294,7 +294,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Largest_capacity_puts_the_data_after_64_gigabytes_of_hole()
+    public void Largest_capacity_puts_the_data_after_a_hole_of_64_gigabytes()
     {
         using var folder = new TempFolder();
         using (FileCowOutput output = FileCowOutput.Create(folder["big.cow"]))
@@ -336,7 +336,7 @@ public sealed class WriterV3Tests
 
     [Theory]
     [MemberData(nameof(VariableBlocks))]
-    public void Units_of_every_size_come_back(int unit, string compression, int threads, int cluster)
+    public void Units_of_every_size_are_read_back(int unit, string compression, int threads, int cluster)
     {
         // AOSP's VariableBlockCompressionTest. This test compares all bytes, not only the first block of each op.
         (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(compression);
@@ -375,7 +375,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Units_are_cut_as_androids_example_has_them()
+    public void Units_are_cut_as_in_androids_example()
     {
         // cow-format §7.3: 64 KiB, 259 blocks: 16 units of 16 blocks, then 2, then 1.
         byte[] file = Write(s_plain with { MaxUnitBytes = 65536 }, writer => writer.Replace(0, new byte[259 * 4096]));
@@ -428,7 +428,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Finish_can_be_followed_by_more_by_the_same_writer_or_the_next()
+    public void After_a_finish_the_same_writer_or_another_can_add_ops()
     {
         CowWriterOptions options = s_plain with { Compression = CowCompression.Lz4, MaxUnitBytes = 16384 };
         Action<CowWriter>[] steps =
@@ -468,7 +468,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void File_that_cannot_be_appended_to_is_left_as_it_is()
+    public void File_that_cannot_be_appended_to_is_unchanged()
     {
         byte[] file = new CowBuilder { Compression = CowCompression.Gz, ScratchBytes = 0 }.Zero(1).Label(2).Build();
         var output = new MemoryOutput(file);
@@ -531,7 +531,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Sequence_is_taken_by_the_writer_that_goes_on_with_an_empty_file()
+    public void Reopened_file_without_ops_accepts_a_sequence()
     {
         byte[] empty = Write(s_plain, _ => { });
         var output = new MemoryOutput(empty);
