@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>The byte-for-byte examples of the format reference (cow-format §6.8, §6.9, §7.4), and the texts in them.</summary>
+/// <summary>The byte-for-byte examples of the format reference (cow-format §6.8, §6.9, §7.4), and the text blocks in them.</summary>
 internal static class AndroidFiles
 {
     /// <summary>v2, 359 bytes: gz, clusters of 3, no scratch; Copy 10←20, Replace 50, Xor 51 (byte 98314), Zero 7, Label 9.</summary>

@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Small reads through a buffer.</summary>
+/// <summary>Small reads of a source through a buffer.</summary>
 public sealed class ByteWindowTests
 {
     private static readonly byte[] s_bytes = Bytes();

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>The test builder writes the same bytes as Android's writers. All test files depend on that.</summary>
+/// <summary>The test builder writes the same bytes as Android's writers. All tests that build files rely on this.</summary>
 public sealed class CowBuilderTests
 {
     private static readonly byte[] s_t = AndroidFiles.T;

@@ -11,7 +11,7 @@ using Xunit;
 namespace Snapuserd.Tests.Cow;
 
 /// <summary>
-/// The digest that binds a marker to a COW. It is the same in every state of a merge and in every copy, and differs for every other update.
+/// The digest that binds a marker to a COW. It is the same in every state of a merge and in every copy, and other updates have others.
 /// </summary>
 public sealed class DigestTests
 {
@@ -199,7 +199,7 @@ public sealed class DigestTests
         string digest = Of(cow);
         CowHeader header = CowHeader.Parse(new MemorySource(cow));
         int changed = 0;
-        // Flips a bit at every position where the file remains a COW.
+        // Flips one bit of every byte. Only files that are still valid COWs are compared.
         for (int at = 8; at < header.ScratchEnd + 4000; at++)
         {
             if (at == header.ScratchOffset) at = (int)header.ScratchEnd;

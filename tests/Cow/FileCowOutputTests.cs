@@ -132,7 +132,7 @@ public sealed class FileCowOutputTests
         Assert.Contains("EINVAL", failed.Message, StringComparison.Ordinal);
         failed = Assert.ThrowsAny<SnapuserdException>(() => output.Read(-4096, Noise(1)));
         Assert.Contains("EINVAL", failed.Message, StringComparison.Ordinal);
-        // A read at the end of a file gets no error from the kernel.
+        // At the end of a file the kernel returns 0 bytes and no error; the output reports EIO.
         Assert.Contains("EIO", Assert.ThrowsAny<SnapuserdException>(() => output.Read(0, Noise(1))).Message, StringComparison.Ordinal);
     }
 
@@ -222,7 +222,7 @@ public sealed class FileCowOutputTests
         byte[] expected = Expected(s_options), old = Noise(1024);
         foreach (bool fits in new[] { true, false })
         {
-            // Loop devices have whole sectors: a COW that does not fit lacks at least a byte.
+            // A loop device has whole sectors. The device that is too small lacks at least one byte.
             long bytes = fits ? (expected.Length + 511) / 512 * 512 : (expected.Length - 1) / 512 * 512;
             File.WriteAllBytes(folder["disk"], old.AsSpan(0, (int)bytes).ToArray());
             using (var loop = new LoopDevice(folder["disk"]))

@@ -57,7 +57,7 @@ public sealed class GoldenTests
     }
 }
 
-/// <summary>Merges by the plain model, on small cases from Android's tests.</summary>
+/// <summary>Small cases from Android's tests, merged op by op and by the plain model.</summary>
 public sealed class ReplayTests
 {
     [Fact]
@@ -84,7 +84,7 @@ public sealed class ReplayTests
     [InlineData(-1)]
     public void Chain_shifts_the_image_in_either_direction(int step)
     {
-        // AOSP's COPY_Overlap tests: each block is copied from its neighbour, so only the right order keeps the data.
+        // AOSP's COPY_Overlap tests. Each block is copied from its neighbour, so a wrong order would lose data.
         byte[] old = new byte[64 * 4096];
         new Random(64).NextBytes(old);
         foreach (int version in new[] { 2, 3 })

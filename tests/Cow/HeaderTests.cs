@@ -122,14 +122,14 @@ public sealed class HeaderTests
         (string what, string remedy) = ForeignFiles.Words(name);
         foreach (byte[] file in (byte[][])[ForeignFiles.Magic(name), ForeignFiles.Whole(name, 2_000), ForeignFiles.Whole(name, 100_000)])
         {
-            string sentence = Refusal.Of(file);
-            Assert.StartsWith($"{Refusal.Name} is not a COW file: it is ", sentence, StringComparison.Ordinal);
-            Assert.Contains(what, sentence, StringComparison.Ordinal);
-            Assert.Contains(remedy, sentence, StringComparison.Ordinal);
+            string message = Refusal.Of(file);
+            Assert.StartsWith($"{Refusal.Name} is not a COW file: it is ", message, StringComparison.Ordinal);
+            Assert.Contains(what, message, StringComparison.Ordinal);
+            Assert.Contains(remedy, message, StringComparison.Ordinal);
         }
     }
 
-    /// <summary>Both magics are printable text.</summary>
+    /// <summary>Both magics are printable, so a file that is cut off within its magic could look like text.</summary>
     [Theory]
     [InlineData(CowHeader.Magic)]
     [InlineData(CowHeader.UnsafeMagic)]

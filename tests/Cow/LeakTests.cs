@@ -66,7 +66,7 @@ public sealed class LeakTests
     }
 
     [Theory]
-    // Buffers, and the encoder's context.
+    // The first row measures the buffers, the second the encoder's context, the third the buffers of two threads.
     [InlineData(8 << 20, 1, 20)]
     [InlineData(1, 1, 300)]
     [InlineData(8 << 20, 2, 20)]

@@ -9,7 +9,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Large and hostile files: memory and time are bounded, and every failure is the same kind of error.</summary>
+/// <summary>Large and hostile files: memory and time are bounded, and every invalid file is refused with exit code 65.</summary>
 public sealed class LimitsTests(ITestOutputHelper output)
 {
     private const int Million = 1_000_000;
@@ -49,9 +49,7 @@ public sealed class LimitsTests(ITestOutputHelper output)
         Assert.InRange(source.Reads, 1, 20_000);
     }
 
-    /// <summary>
-    /// This many ops take 60 GiB of memory, which the system may refuse. If it does not refuse, the first op cannot be read.
-    /// </summary>
+    /// <summary>The memory for this many ops is 60 GiB. Either the system refuses it, or reading the first op fails.</summary>
     [Theory]
     [InlineData(int.MaxValue, false)]
     [InlineData(int.MaxValue + 1L, true)]

@@ -9,7 +9,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Merge order, double writes, reads of overwritten blocks, limits (cow-format §9, design §5 rule 1).</summary>
+/// <summary>Merge order, blocks written twice, reads of overwritten blocks, safe-from counts (cow-format §9, design §5 rule 1).</summary>
 public sealed class MergeOrderTests(ITestOutputHelper output)
 {
     private static readonly byte[] s_block = AndroidFiles.T;
@@ -256,7 +256,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
                         long next = Enumerable.Range(block, 60).Select(b => (long)b).FirstOrDefault(
                             b => order.Any(i => cow[i].NewBlock <= b && b < cow[i].NewBlock + cow[i].Blocks), long.MaxValue);
                         Assert.Equal(next, cow.Order.NextWritten(block));
-                        // The answer does not depend on the cursor's previous position.
+                        // The result does not depend on the cursor's previous position.
                         int cursor = block % (order.Length + 2);
                         Assert.Equal(writer, cow.Order.PositionWriting(block, ref cursor));
                         Assert.Equal(writer, cow.Order.PositionWriting(block, ref cursor));
@@ -331,8 +331,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// Limits of the ops when the source overlaps the base as <paramref name="map"/> describes. No two ranges have the same shift. Null if
-    /// a block is written twice.
+    /// Limits of the ops when the source overlaps the base as <paramref name="map"/> describes, by a plain model. No two ranges may have
+    /// the same shift. Null if a block is written twice.
     /// </summary>
     private static int[]? OverlapLimits(CowBuilder builder, CowFile cow, SharedRange[] map)
     {

@@ -56,7 +56,7 @@ public sealed class PackedTests
         Assert.Equal((uint.MaxValue, (long)Max48, (long)Max48 * 4096), (ops[0].NewBlock, ops[0].Source, ops[0].SourceByte));
         Assert.Equal((uint.MaxValue - 1, (long)Max48, 2), (ops[1].NewBlock, ops[1].Source, ops[1].SourceBlocks));
         Assert.Equal((1L << 44, 1L << 60), (cow.BaseBytes, cow.SourceBytes));
-        // For a block that no op writes, the search finds no writer, however large its number is.
+        // The search finds no writer for a block that no op writes, even if the number of the block is very large.
         foreach (long block in (long[])[1, 1L << 32, (1L << 32) + 1, (1L << 48) - 1, 1L << 48, 1L << 51, long.MaxValue])
             Assert.Equal(-1, cow.Order.PositionWriting(block));
         foreach (CowOp op in ops) Assert.Equal(op, cow[cow.Order.OpIndex(cow.Order.PositionWriting(op.NewBlock))]);

@@ -311,7 +311,7 @@ public sealed class ReaderV2Tests
     [InlineData(1L << 31, "the sequence list has more than 2^31 entries")]
     public void Sequence_list_with_2_to_the_31_entries_is_refused(long entries, string sentence)
     {
-        // All Sequence ops together hold one list.
+        // All Sequence ops refer to the same bytes, so that the file can be short.
         const int Longest = 65532 / 4;
         int records = (int)((entries + Longest - 1) / Longest), slots = records + 10, list = 38 + (slots * 20);
         byte[] file = new byte[list + 65536];

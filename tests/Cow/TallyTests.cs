@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Totals that a file's records give (counts, ends, lengths), compared with the calls that made the file.</summary>
+/// <summary>Totals of a file (counts, ends, lengths), compared with the calls that made the file.</summary>
 public sealed class TallyTests
 {
     private static CowBuilder Any(Random random)
@@ -90,7 +90,7 @@ public sealed class TallyTests
                 if (cow[i].HasData) Assert.Equal(ops[i].Plain, AndroidFiles.Unit(cow, file, i));
             Assert.Equal(Enumerable.Range(0, ops.Length).Select(i => cow[i].DataLength).Append(0).Max(), cow.MaxStoredBytes);
 
-            // The device sizes are exact. One byte less is refused with the first op that needs it.
+            // The required device sizes are exact. If a device is one byte smaller, the message names the first op that needs the byte.
             cow.CheckDevices(cow.BaseBytes, cow.SourceBytes);
             if (ops.Length > 0)
             {

@@ -46,7 +46,8 @@ public sealed class UnitDecoderTests
     [InlineData(11, 24)]
     public void Largest_unit_decodes_from_brotli_with_any_window_size(int quality, int window)
     {
-        // Alternating text, numbers and noise give many block types and trees, which need decoder memory beside the window.
+        // Alternating text, numbers and noise give many block types and trees, for which the decoder needs memory in addition to the
+        // window.
         byte[] plain = Text(256 * 1024), stored = new byte[plain.Length + 4096], unit = new byte[plain.Length];
         var random = new Random(quality);
         for (int at = 0; at < plain.Length; at += 8192)
@@ -213,8 +214,8 @@ public sealed class UnitDecoderTests
     [Fact]
     public void Every_error_has_its_own_description()
     {
-        string[] said = Enum.GetValues<UnitError>().Select(error => UnitDecoder.Describe((int)error)).ToArray();
-        Assert.Equal(said.Length, said.Distinct().Count());
+        string[] descriptions = Enum.GetValues<UnitError>().Select(error => UnitDecoder.Describe((int)error)).ToArray();
+        Assert.Equal(descriptions.Length, descriptions.Distinct().Count());
         Assert.Contains("-99", UnitDecoder.Describe(-99), StringComparison.Ordinal);
     }
 

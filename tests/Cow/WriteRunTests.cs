@@ -7,14 +7,14 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Consecutive writes are joined into few writes, complete and in order.</summary>
+/// <summary>Consecutive writes are joined into fewer, larger writes, without loss and in order.</summary>
 public sealed class WriteRunTests
 {
-    private static string Written(int room, Action<WriteRun> adds)
+    private static string Written(int bufferBytes, Action<WriteRun> adds)
     {
         using Arena arena = new(64 << 10);
         MemoryOutput output = new();
-        WriteRun run = new(output, arena, arena.Take(room)!.Value);
+        WriteRun run = new(output, arena, arena.Take(bufferBytes)!.Value);
         adds(run);
         return string.Join(' ', output.Steps.Select(step =>
             step.Bytes!.All(b => b == 0) ? $"{step.Offset}:{step.Bytes!.Length}" : $"{step.Offset}:{Convert.ToHexString(step.Bytes!)}"));

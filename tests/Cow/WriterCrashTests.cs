@@ -10,7 +10,7 @@ using Xunit;
 namespace Snapuserd.Tests.Cow;
 
 /// <summary>
-/// After a cut at any point, the file holds the last label or finish that returned, or the one in progress, and nothing else.
+/// After a power cut at any point, the file has the state of the last label or finish that returned, or of the one in progress.
 /// </summary>
 public sealed class WriterCrashTests
 {
@@ -38,8 +38,8 @@ public sealed class WriterCrashTests
         : new CowWriterOptions { Compression = CowCompression.Lz4, ScratchBytes = 0, OpCountMax = 40, MaxUnitBytes = 8192 };
 
     /// <summary>
-    /// Ops, labels and finishes; then a return to an earlier label, after which as many other ops overwrite the rest; then more ops after a
-    /// finish. Text describes the ops: a letter and a block number each.
+    /// Adds ops, labels and finishes. Then returns to an earlier label and overwrites the rest with the same number of other ops. Finally
+    /// adds ops after a finish. Each state describes its ops by a letter and a block number each.
     /// </summary>
     private static List<Deed> Program(CowWriterOptions options)
     {
@@ -142,7 +142,7 @@ public sealed class WriterCrashTests
 
     /// <summary>
     /// Checks that the file has the state <paramref name="before"/> or <paramref name="after"/>. A version 3 file is readable at any
-    /// moment. A version 2 file has no ops without its footer, but its label holds.
+    /// moment. A version 2 file without its footer is not, but a writer can continue at its label.
     /// </summary>
     private static void Judge(byte[] file, Vouched? before, Vouched after, CowWriterOptions options, long? capacity, string when)
     {
@@ -218,7 +218,7 @@ public sealed class WriterCrashTests
         CowWriterOptions options = Options(format, cluster);
         long length = Run(new MemoryOutput(), options, out _, out _).Length;
         int failures = 0;
-        // Every byte of the small parts. In long payloads, bytes next to multiples of 64.
+        // Every byte of the small parts; in long payloads, every 61st byte and those next to multiples of 64.
         for (long full = 0; full <= length; full += full < 2000 || full % 64 is 0 or 1 or 62 or 63 ? 1 : 61)
         {
             var output = new MemoryOutput { FailFrom = full };
@@ -296,7 +296,7 @@ public sealed class WriterCrashTests
         Assert.Equal(3, headers.Length);
         Assert.All(headers, i => Assert.True(steps[i + 1].IsFlush));
         Assert.All(headers.Skip(1), i => Assert.True(steps[i - 1].IsFlush));
-        // list; data, ops, points | header || data, ops, length | header: large writes, one per kind.
+        // One large write for each kind of data: list; data, ops and points, header; then data and ops, length, header.
         Assert.Equal("W W W W F H F W W T F H F", string.Join(' ', steps.Skip(headers[0] + 2).Select(step =>
             step.IsFlush ? "F" : step.Length != null ? "T" : step.Offset == 0 ? "H" : "W")));
     }

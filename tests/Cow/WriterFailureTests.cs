@@ -63,7 +63,7 @@ public sealed class WriterFailureTests
         };
         MemoryOutput output = new();
         using CowWriter writer = CowWriter.Create(output, options);
-        // Reading the size drains the batch: here half a batch of pending payloads.
+        // Reading the size drains the batch, so half a batch of payloads must be pending.
         if (name is "size" or "slots") writer.Replace(300_000, s_noise.AsSpan(0, 500 * 4096));
         output.FailFrom = 0;
         // Runs of ops are written when a batch is full.
@@ -157,7 +157,7 @@ public sealed class WriterFailureTests
         Arena arena = new((int)OpPipeline.MemoryFor(options));
         using OpPipeline pipeline = new(new NoWriter(), arena, options);
         pipeline.Add(CowOpType.Replace, 0, 0, s_noise.AsSpan(0, 4096));
-        // The arena is gone when the pipeline encodes.
+        // The arena is already freed when the pipeline encodes.
         arena.Dispose();
         SnapuserdException e = Assert.ThrowsAny<SnapuserdException>(pipeline.Drain);
         Assert.Equal(ExitCode.Internal, e.Code);
@@ -201,7 +201,7 @@ public sealed class WriterFailureTests
                 CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Compression = CowCompression.Lz4, Threads = 2 });
             writer.Zero(1);
         }
-        // The runtime may have opened some for itself.
+        // The runtime may have opened some eventfds of its own.
         Assert.InRange(WakeUps(), 0, before + 20);
     }
 
@@ -225,7 +225,7 @@ public sealed class WriterFailureTests
             });
             return writer.Threads;
         }
-        // Two areas of half of that size equal one of it. The contexts may take the same amount again.
+        // Two threads run if 2 · max(BatchBytes / 2, area) + 2 · context ≤ 2 · BatchBytes.
         long context = UnitEncoder.ContextBytes(compression, level, unit), area = 2 * (unit + (long)UnitEncoder.Bound(unit));
         long least = context >= area ? 2 * context : area + context;
         least += least % 2;

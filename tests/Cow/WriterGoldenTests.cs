@@ -269,7 +269,7 @@ public sealed class WriterGoldenTests
     public void Version_of_every_library_is_found(CowCompression algorithm) =>
         Assert.Matches(@"^[1-9]\.[0-9]+\.[0-9]+", GoldenCodecs.Version(algorithm));
 
-    /// <summary>Every golden file is tested: its codec has an entry above the test.</summary>
+    /// <summary>Checks that the attributes of each test cover the codecs of all golden files, so that no file is left out.</summary>
     [Theory]
     [InlineData(nameof(Androids_file_written_again_from_its_ops_has_its_golden_bytes), 3)]
     [InlineData(nameof(Estimate_is_the_size_of_androids_golden_bytes), 1)]
@@ -296,13 +296,13 @@ internal sealed record Call(CowOpType Type, uint NewBlock, ulong Source, byte[]?
             case CowOpType.Xor: writer.Xor(NewBlock, Source, Plain); break;
             case CowOpType.Label: writer.Label(Source); break;
             case CowOpType.Sequence: writer.Sequence(Blocks); break;
-            default: throw new ArgumentException($"{Type} is no call");
+            default: throw new ArgumentException($"{Type} is not a call");
         }
     }
 
     /// <summary>
-    /// The calls that made <paramref name="file"/>. They are read from its records by the rules of the format. Only the decoder comes from
-    /// src/Cow: <paramref name="cow"/> does not have v2's labels and lists.
+    /// The calls that made <paramref name="file"/>. For v2 they are read from its records by the rules of the format, because
+    /// <paramref name="cow"/> does not have v2's labels and lists.
     /// </summary>
     public static IEnumerable<Call> All(byte[] file, CowFile cow)
     {

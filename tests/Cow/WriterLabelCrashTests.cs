@@ -18,8 +18,8 @@ public sealed class WriterLabelCrashTests
     private static readonly CowWriterOptions s_options = new() { ScratchBytes = 0, OpCountMax = 400, ClusterOps = 1024 };
 
     /// <summary>
-    /// Lengths that place the four slots of 16 bytes differently on the sectors: they begin at 78 + 4 n bytes. At 100 they begin at 478, so
-    /// the third crosses a sector boundary.
+    /// Lengths of the sequence list. They move the four slots of 16 bytes, which begin at byte 78 + 4 n, across a sector boundary. With 100
+    /// entries the slots begin at byte 478, so the third crosses the boundary at 512.
     /// </summary>
     public static TheoryData<int> ListLengths => [.. Enumerable.Range(90, 22), 0, 64];
 
@@ -42,7 +42,7 @@ public sealed class WriterLabelCrashTests
         }
     }
 
-    /// <summary>The step as the sectors that it touches. A power cut leaves each sector written completely or not at all.</summary>
+    /// <summary>Splits a step by sector, because a power cut leaves each sector written completely or not at all.</summary>
     private static IEnumerable<MemoryOutput.Step> Sectors(MemoryOutput.Step step)
     {
         if (step.Bytes is not { } bytes)
@@ -97,7 +97,7 @@ public sealed class WriterLabelCrashTests
                 }
                 byte[] file = torn.Bytes;
                 string when = $"cut after sector {cut}, lost {lost:b}";
-                // The sequence list names no op of this file, so the complete file is readable only without a list.
+                // The list names blocks that no op of this file writes, so a reader accepts the file only without a list.
                 if (listLength == 0)
                     Assert.All(Points(file), point => Assert.True((long)point.OpIndex == Ops(point.Label), $"{when}: {point}"));
                 for (ulong label = 1; label <= Labels; label++)

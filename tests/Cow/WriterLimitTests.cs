@@ -41,7 +41,7 @@ public sealed class WriterLimitTests
         public void Truncate(long length) { }
     }
 
-    /// <summary>Version 3: header, scratch and a long list, such that the data begins at <paramref name="end"/>.</summary>
+    /// <summary>A version 3 file with a long list and a few bytes of scratch, so that the data begins at <paramref name="end"/>.</summary>
     private static Vast Version3(long end)
     {
         byte[] header = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 4096, OpCountMaxSlack = 4, ResumeMax = 0 }.Build()[..78];
@@ -53,7 +53,7 @@ public sealed class WriterLimitTests
         return file;
     }
 
-    /// <summary>Version 2: Cluster ops of clusters of many gigabytes, such that the next op goes to <paramref name="next"/>.</summary>
+    /// <summary>A version 2 file with clusters of many gigabytes, so that the next op goes to <paramref name="next"/>.</summary>
     private static Vast Version2(long next)
     {
         const int Clusters = 4000;
@@ -66,7 +66,7 @@ public sealed class WriterLimitTests
         byte[] cluster = new byte[20], footer = new byte[84];
         cluster[0] = (byte)CowOpType.Cluster;
         Refusal.Put(cluster, 12, 8, (ulong)((slots - 1) * 20));
-        // The writer reopens the last cluster, which was closed only for the footer.
+        // One more Cluster op than full clusters: the writer reopens the last cluster, which was closed only for the footer.
         for (int i = 0; i <= Clusters; i++) file.Put(38 + scratch + (i * slots * 20), cluster);
         footer[0] = (byte)CowOpType.Footer;
         Refusal.Put(footer, 4, 8, 20ul * (Clusters + 1));

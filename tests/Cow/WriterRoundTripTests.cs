@@ -8,7 +8,9 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Random calls: the writer's file has the meaning of the plain model and the bytes of the plain builder.</summary>
+/// <summary>
+/// Random calls: merging the writer's file gives the image of the plain model, and its bytes are those of the test builder.
+/// </summary>
 public sealed class WriterRoundTripTests(ITestOutputHelper output)
 {
     private const int SourceBlocks = 64;
@@ -84,7 +86,7 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// Calls that read the first blocks and write each other block once, in random order. The builder gets the same calls.
+    /// Calls in random order, which read only the first blocks and write each of the others at most once. The builder gets the same calls.
     /// </summary>
     private static List<Action<CowWriter>> Program(Random random, CowWriterOptions options, CowBuilder builder)
     {

@@ -79,7 +79,7 @@ public sealed class WriterStopTests
         var stop = new StopFlag();
         var file = new MemoryOutput();
         long data = 78 + 64 + (16 * 10000);
-        // The stop request comes with the first megabyte written, when much data is still waiting to be encoded.
+        // Stop is requested with the first megabyte written, when many payloads are not yet encoded.
         var output = new StoppingOutput(file, stop, data);
         using (CowWriter writer = CowWriter.Create(output, s_options with { Threads = threads, Stop = stop, BatchBytes = 512 * 1024 }))
         {

@@ -210,7 +210,7 @@ public sealed class WriterV2Tests
         }
         MemoryOutput again = new(output.Bytes, capacity);
         using (var writer = CowWriter.OpenAt(again, 1, options)) Assert.Equal(1, writer.OpCount);
-        // Everything up to the last flush survives a power cut for certain.
+        // Only writes up to the last flush are certain to survive a power cut.
         MemoryOutput kept = new(output.Bytes, capacity);
         int flushes = again.Steps.Count(step => step.IsFlush);
         Assert.True(flushes > 0);
@@ -433,7 +433,7 @@ public sealed class WriterV2Tests
     [InlineData(5, 5, 3, "RRRLCRRRRCRLC")]
     public void Resumed_clusters_are_those_of_an_uninterrupted_file(int cluster, int strays, int clusters, string types)
     {
-        // AOSP's ResumeMidCluster and ResumeEndCluster. The leftover blocks after the label occur unfinished, and with a footer.
+        // AOSP's ResumeMidCluster and ResumeEndCluster, with leftover blocks after the label, once without a footer and once with one.
         CowWriterOptions options = s_plain with { ClusterOps = cluster };
         foreach (bool finished in new[] { false, true })
         {
@@ -672,7 +672,7 @@ public sealed class WriterV2Tests
         Refusal.With(ExitCode.Usage, "before the first op", () => late.Sequence([4]));
     }
 
-    /// <summary>One byte is no valid stream of any library, but a writer that continues after it has to skip it.</summary>
+    /// <summary>One byte is not a valid stream of any library, but a writer that continues after it must skip it.</summary>
     [Fact]
     public void Cluster_with_a_single_byte_of_data_is_closed()
     {

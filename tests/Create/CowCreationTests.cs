@@ -76,7 +76,7 @@ public sealed class CowCreationTests
     [InlineData(1024)]
     [InlineData(1025)]
     [InlineData(2055)]
-    public void Runs_of_any_length_become_their_ops_and_as_many_as_were_counted(int blocks)
+    public void Runs_of_any_length_become_the_counted_number_of_ops(int blocks)
     {
         using DiffPlan plan = Plan(
             new DiffRun(CowOpType.Copy, 0, 3000, blocks),
@@ -122,7 +122,7 @@ public sealed class CowCreationTests
     }
 
     [Fact]
-    public void Nothing_is_written_for_a_plan_without_runs()
+    public void Plan_without_runs_writes_no_op()
     {
         using DiffPlan plan = Plan();
         List<long> progress = [];
@@ -134,7 +134,7 @@ public sealed class CowCreationTests
     }
 
     [Fact]
-    public void Stop_is_heeded_between_two_calls()
+    public void Stop_ends_the_writing_between_two_calls()
     {
         using DiffPlan plan = Plan(new DiffRun(CowOpType.Zero, 0, 0, 3000), new DiffRun(CowOpType.Copy, 4000, 1, 1));
         foreach (int calls in new[] { 0, 1, 2, 3 })
@@ -156,7 +156,7 @@ public sealed class CowCreationTests
     }
 
     [Fact]
-    public void Image_that_ends_too_early_ends_the_writing()
+    public void Image_that_is_too_short_ends_the_writing()
     {
         using DiffPlan plan = Plan(new DiffRun(CowOpType.Replace, 5999, 0, 1));
         using CowWriter writer = CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = 10, ScratchBytes = 0 });

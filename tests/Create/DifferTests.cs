@@ -11,6 +11,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
+/// <summary>Comparing two images: the plan, its size, memory, threads, errors, stop and progress.</summary>
 public sealed class DifferTests(ITestOutputHelper output)
 {
     private const int Size = 4096;
@@ -30,7 +31,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Plan_for_any_two_images_merges_in_place_to_the_new_one(bool xor)
+    public void Plan_for_two_random_images_merges_in_place_to_the_new_one(bool xor)
     {
         long[] seen = new long[6];
         for (int seed = 0; seed < 150; seed++)
@@ -54,11 +55,11 @@ public sealed class DifferTests(ITestOutputHelper output)
             }
         }
         output.WriteLine($"unchanged, copy, xor, replace, zero, cycles: {string.Join(", ", seen)}");
-        Assert.All(seen.Where((_, i) => i != 2 || xor), count => Assert.True(count > 50, "the pairs do not hold what they are for"));
+        Assert.All(seen.Where((_, i) => i != 2 || xor), count => Assert.True(count > 50, "the random pairs give too few ops of some kind"));
     }
 
     [Fact]
-    public void Equal_images_need_no_op_and_no_images_need_none()
+    public void Equal_images_and_empty_images_need_no_op()
     {
         byte[] image = Noise(1, 20);
         using (DiffPlan plan = Compare(image, (byte[])image.Clone())) Assert.Equal((0, 20L), (plan.RunCount, plan.UnchangedBlocks));
@@ -94,8 +95,7 @@ public sealed class DifferTests(ITestOutputHelper output)
         Assert.Equal((row.Copy, row.Zero), (plan.CopyBlocks, plan.ZeroBlocks));
         Assert.Equal(row.Xor + row.ReplaceBlocks, plan.XorBlocks + plan.ReplaceBlocks);
 
-        // Android xors some blocks that are as small when they are replaced. All additional Replace ops of this program must be such
-        // blocks.
+        // Android uses Xor for some blocks for which a Replace is as small. This program may use Replace instead only for such blocks.
         Dictionary<uint, DiffRun> ours = NaivePlan.Ops(plan).ToDictionary(op => op.NewBlock);
         using CowFile android = CowFile.Read(new MemorySource(Golden.Cow(row.Name)));
         long stored = 0, theirs = 0;
@@ -130,7 +130,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     [InlineData(4095)]
     [InlineData(-37)]
     [InlineData(10000)]
-    public void Bytes_inserted_or_removed_leave_xor_payloads_of_zeros(int inserted)
+    public void Blocks_moved_by_inserted_or_removed_bytes_have_xor_payloads_of_zeros(int inserted)
     {
         byte[] old = Noise(3, 400), now = (byte[])old.Clone();
         int from = 100 * Size, to = 300 * Size;
@@ -146,7 +146,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Edited_blocks_of_a_moved_run_are_xored_with_where_they_came_from()
+    public void Edited_blocks_of_a_moved_run_are_xored_with_their_old_blocks()
     {
         byte[] old = Noise(5, 400), now = (byte[])old.Clone();
         old.AsSpan(0, 100 * Size).CopyTo(now.AsSpan(200 * Size));
@@ -164,14 +164,14 @@ public sealed class DifferTests(ITestOutputHelper output)
     {
         byte[] old = Noise(6, 10), now = (byte[])old.Clone();
         now[(3 * Size) + 5] ^= 1;
-        // A payload is mostly zeros and the block is not, so the estimator can tell them apart.
+        // The estimator recognizes the payload of the Xor by its zeros.
         static DiffOptions Costs(int xor, int replace) =>
             new() { Estimator = () => new FixedEstimator(block => block.Count((byte)0) > 4000 ? xor : replace) };
         using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead + 1)))
             Assert.Equal((1L, 0L), (plan.XorBlocks, plan.ReplaceBlocks));
         using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead)))
             Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
-        // A block stored raw costs 4096, whatever the estimator returns.
+        // The cost is at most 4096, the size of a raw block, even if the estimator returns more.
         using (DiffPlan plan = Compare(old, now, Costs(4090, 100_000))) Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
     }
 
@@ -195,7 +195,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     [InlineData(29, 20)]
     [InlineData(59, 50)]
     [InlineData(0, 10)]
-    public void Copy_takes_the_nearest_of_equal_sources_and_of_two_the_lower(int at, int source)
+    public void Copy_uses_the_nearest_of_equal_sources_or_the_lower_of_two_equally_near(int at, int source)
     {
         byte[] old = Noise(8, 60), now;
         Block(old, 10).CopyTo(Block(old, 20));
@@ -223,9 +223,10 @@ public sealed class DifferTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Long_images_give_the_same_plan_whatever_the_threads()
+    public void Long_images_give_the_same_plan_with_any_number_of_threads()
     {
-        // Four tasks and a part of one: every kind of op, moves across tasks, and moves that only anchors find.
+        // The images have four tasks and a part of a fifth. They need every kind of op, moves across tasks, and moves that only anchors
+        // find.
         byte[] old = Noise(9, (4 * Comparison.TaskBlocks) + 77), now = (byte[])old.Clone();
         var random = new Random(10);
         for (int i = 0; i < 60; i++)
@@ -242,9 +243,9 @@ public sealed class DifferTests(ITestOutputHelper output)
         {
             using DiffPlan plan = Compare(old, now, new DiffOptions { Threads = threads });
             Assert.True(plan.CopyBlocks > 1000 && plan.XorBlocks > 1000 && plan.ReplaceBlocks > 10 && plan.ZeroBlocks > 10,
-                "the pair does not hold what it is for");
+                "the images give too few ops of some kind");
             first ??= NaivePlan.Print(plan);
-            Assert.True(first == NaivePlan.Print(plan), $"{threads} threads make another plan");
+            Assert.True(first == NaivePlan.Print(plan), $"{threads} threads make a different plan");
             if (threads == 5) Assert.True(NaivePlan.Apply(plan, old, now).AsSpan().SequenceEqual(now));
         }
     }
@@ -254,7 +255,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     [InlineData(64 << 20)]
     public void Memory_stays_below_the_option_and_32_bytes_per_block(long memory)
     {
-        // Half of all worst cases at once: nearly every block moves separately, and the rest is unaligned.
+        // Combines two worst cases: two thirds of the blocks move separately, and the rest moves to unaligned offsets.
         byte[] old = Noise(11, 3 * Comparison.TaskBlocks), now = new byte[old.Length];
         int[] order = Enumerable.Range(0, 2 * Comparison.TaskBlocks).ToArray();
         new Random(12).Shuffle(order);
@@ -262,7 +263,7 @@ public sealed class DifferTests(ITestOutputHelper output)
         Block(old, order.Length, Comparison.TaskBlocks)[..^100].CopyTo(Block(now, order.Length, Comparison.TaskBlocks)[100..]);
         using DiffPlan plan = Compare(old, now, new DiffOptions { MemoryBytes = memory, Threads = 100 });
         Assert.True(plan.CopyBlocks > order.Length - 100 && plan.XorBlocks > Comparison.TaskBlocks - 100,
-            "the pair does not hold what it is for");
+            "the images give too few ops of some kind");
         long bound = memory + (32L * (old.Length / Size));
         output.WriteLine($"{plan.PeakNativeBytes} of {bound} bytes");
         Assert.InRange(plan.PeakNativeBytes, 1, bound);
@@ -279,12 +280,12 @@ public sealed class DifferTests(ITestOutputHelper output)
         Assert.InRange(change + State + Stack, 1, 32);
         Assert.InRange(change + Order + Readers + Free, 1, 32);
         Assert.InRange(change + Order + run, 1, 32);
-        // The memory that the option covers: anchors, and windows of at least one worker.
+        // MemoryBytes must suffice for the anchors, which take half of it, and for the windows of at least one worker.
         Assert.InRange((DiffOptions.MinimumMemoryBytes / 2) + WorkerBuffers.Bytes, 1, DiffOptions.MinimumMemoryBytes);
     }
 
     [Fact]
-    public void Anchors_that_do_not_fit_get_sparser_and_still_find_what_moved()
+    public void Anchors_that_do_not_fit_get_sparser_and_still_find_moved_blocks()
     {
         byte[] old = Noise(13, 2000), now = (byte[])old.Clone();
         old.AsSpan(0, (999 * Size) + 11).CopyTo(now.AsSpan((1000 * Size) + 5));
@@ -302,7 +303,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Images_that_are_not_whole_blocks_or_too_large_are_refused_with_64()
+    public void Images_that_are_not_whole_blocks_or_too_large_are_refused_with_exit_code_64()
     {
         byte[] image = Noise(14, 2);
         Refused(ExitCode.Usage, "old.img has 8191 bytes", () => Compare(image[..8191], image));
@@ -335,7 +336,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Stop_flag_ends_the_comparison_with_75()
+    public void Stop_flag_ends_the_comparison_with_exit_code_75()
     {
         byte[] old = Noise(17, 2 * Comparison.TaskBlocks), now = Noise(18, 2 * Comparison.TaskBlocks);
         var stop = new StopFlag();
@@ -374,16 +375,16 @@ public sealed class DifferTests(ITestOutputHelper output)
         Assert.All(last.Values, progress => Assert.Equal((progress.Total, old.LongLength), (progress.Done, progress.Total)));
     }
 
-    private static void Refused(ExitCode code, string words, Func<DiffPlan> action)
+    private static void Refused(ExitCode code, string part, Func<DiffPlan> action)
     {
         SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => action().Dispose());
         Assert.Equal(code, refusal.Code);
-        Assert.Contains(words, refusal.Message, StringComparison.Ordinal);
+        Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
         Assert.DoesNotContain("\n", refusal.Message, StringComparison.Ordinal);
     }
 }
 
-/// <summary>Costs that the test chooses.</summary>
+/// <summary>An estimator whose costs the test chooses.</summary>
 internal sealed class FixedEstimator(FixedEstimator.CostOf cost) : ICostEstimator
 {
     internal delegate int CostOf(ReadOnlySpan<byte> blocks);
@@ -402,7 +403,7 @@ internal sealed class FailingImage(long length) : IImageReader
 
     public long Length => length;
 
-    public void Read(long offset, Span<byte> destination) => throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: no");
+    public void Read(long offset, Span<byte> destination) => throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: read failed");
 
     public bool TrySkipHole(long offset, out long nextData)
     {

@@ -10,13 +10,13 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Images in files.</summary>
+/// <summary>Images in files: errors, and holes that are not read.</summary>
 public sealed class FileImageTests(ITestOutputHelper output)
 {
     [Theory]
     [InlineData("missing", ExitCode.InputMissing)]
     [InlineData("folder", ExitCode.Usage)]
-    public void What_is_no_image_is_refused(string what, ExitCode code)
+    public void Missing_file_and_folder_are_refused_as_images(string what, ExitCode code)
     {
         using var folder = new TempFolder();
         string path = what == "folder" ? folder.Path : folder["nothing"];
@@ -24,7 +24,7 @@ public sealed class FileImageTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void File_that_became_shorter_ends_the_read_with_74()
+    public void File_that_became_shorter_ends_the_read_with_exit_code_74()
     {
         using var folder = new TempFolder();
         File.WriteAllBytes(folder["image"], new byte[8192]);
@@ -47,13 +47,13 @@ public sealed class FileImageTests(ITestOutputHelper output)
         MakeSparse(folder["new"], Length + (1L << 30), noise, 3L << 30, 5L << 30);
         using FileImageReader oldFile = FileImageReader.Open(folder["old"]), newFile = FileImageReader.Open(folder["new"]);
         if (!oldFile.TrySkipHole(0, out _))
-            throw new InvalidOperationException($"{folder.Path} is on a file system without holes; set TMPDIR to another");
+            throw new InvalidOperationException($"{folder.Path} is on a file system without holes; set TMPDIR to a folder on another one");
         var old = new CountingImage(oldFile);
         var now = new CountingImage(newFile);
         using DiffPlan plan = Differ.Compare(old, now, new DiffOptions { Threads = 2 });
 
         output.WriteLine(
-            $"read {old.BytesRead} and {now.BytesRead} bytes; {plan.PeakNativeBytes} bytes of memory at most, if all were touched");
+            $"read {old.BytesRead} and {now.BytesRead} bytes; {plan.PeakNativeBytes} bytes of memory mapped at most");
         Assert.InRange(old.BytesRead, 2 * MiB, 8 * MiB);
         Assert.InRange(now.BytesRead, 2 * MiB, 8 * MiB);
         Assert.InRange(plan.PeakNativeBytes, 1, new DiffOptions().MemoryBytes + (32 * (now.Length / CowOp.BlockSize)));

@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Cycles and order on graphs of ops that no pair of images would give. No images are involved.</summary>
+/// <summary>Cycles and order on artificial graphs of ops, which a pair of images would hardly give.</summary>
 public sealed class GraphTests(ITestOutputHelper output)
 {
     private const int Size = 4096;
@@ -17,7 +17,7 @@ public sealed class GraphTests(ITestOutputHelper output)
     private static (uint[] Order, long Broken) Solve(PackedChange[] ops)
     {
         var image = new MemoryImage(new byte[ops.Length * Size]);
-        // All blocks are zero and cost the same, so all Copy ops are equal. Xor ops have their own cost.
+        // The estimator gives all blocks the same cost, so all Copy ops cost the same. Each Xor op has its own cost.
         using var comparison = new Comparison(image, image, new DiffOptions { Estimator = () => new FixedEstimator(_ => 2000) });
         ops.CopyTo(comparison.Changes.Slice(0, ops.Length));
         int ordered = ops.Count(op => op.IsOrdered);
@@ -34,7 +34,7 @@ public sealed class GraphTests(ITestOutputHelper output)
             PackedChange op = ops[block];
             Assert.True(op.IsOrdered);
             Assert.False(written.Contains(op.FirstRead) || written.Contains(op.LastRead),
-                $"the op of block {block} reads what was written before");
+                $"the op of block {block} reads a block that an earlier op writes");
             written.Add(block);
         }
         return (blocks, broken);
@@ -55,7 +55,7 @@ public sealed class GraphTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Any_small_graph_gets_a_valid_order()
+    public void Random_graph_gets_a_valid_order()
     {
         for (int seed = 0; seed < 2000; seed++)
         {
@@ -80,7 +80,7 @@ public sealed class GraphTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Acyclic_graphs_lose_no_op()
+    public void Acyclic_graph_keeps_all_ops()
     {
         for (int seed = 0; seed < 300; seed++)
         {
@@ -95,12 +95,12 @@ public sealed class GraphTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Cheapest_op_of_a_ring_is_replaced_wherever_the_ring_is_entered()
+    public void Cheapest_op_of_a_cycle_is_replaced_wherever_the_search_enters_it()
     {
         for (int cheapest = 0; cheapest < 50; cheapest++)
         {
             var ops = new PackedChange[60];
-            // Every op reads the block 7 further on, so all 50 form one ring. Ten more ops lead into it.
+            // Every op reads the block 7 positions ahead, so all 50 form one cycle. Ten more ops read blocks of the cycle.
             for (int i = 0; i < 50; i++) ops[i] = PackedChange.Xor((i + 7) % 50 * Size, i == cheapest ? 99 : 100 + i);
             for (int i = 50; i < 60; i++) ops[i] = PackedChange.Xor((i - 50) * 5 * Size, 1);
             Assert.Equal(1, Solve(ops).Broken);
@@ -109,7 +109,7 @@ public sealed class GraphTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Long_chains_and_rings_need_no_deep_stack_and_tangles_no_quadratic_time()
+    public void Long_cycles_need_no_deep_stack_and_entangled_cycles_no_quadratic_time()
     {
         const int Blocks = 200_000;
         var ring = new PackedChange[Blocks];

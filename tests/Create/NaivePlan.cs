@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>The meaning of a plan as a plain model: one op after another, in place.</summary>
+/// <summary>A plain model of a plan, which applies one op after another in place.</summary>
 internal static class NaivePlan
 {
     private const int Size = 4096;
@@ -35,8 +35,9 @@ internal static class NaivePlan
     }
 
     /// <summary>
-    /// Merges in place. The device holds <paramref name="old"/>; if the new image is longer, the rest is filled with another value. Each op
-    /// reads the blocks as earlier ops left them. The payloads are made from the unchanged images, as the plan promises.
+    /// Merges in place. The device first has the content of <paramref name="old"/>; if the new image is longer, the rest has arbitrary
+    /// bytes. Ops read the device, with the changes of earlier ops. The payloads are made from the unchanged images, as the contract of a
+    /// plan demands.
     /// </summary>
     public static byte[] Apply(DiffPlan plan, byte[] old, byte[] now)
     {
@@ -79,8 +80,8 @@ internal static class NaivePlan
     }
 
     /// <summary>
-    /// Checks the contract of a plan: the result, and the order (for each pair of a reader and an earlier writer). Each block has one op or
-    /// is unchanged, and unchanged blocks have none. Sources lie inside the old image, and the counts are right.
+    /// Checks the contract of a plan. No op reads a block that an earlier op writes. Each changed block has one op, and unchanged blocks
+    /// have none. Sources lie inside the old image, the counts are right, and the merge gives the new image.
     /// </summary>
     public static void Check(DiffPlan plan, byte[] old, byte[] now)
     {
@@ -92,7 +93,7 @@ internal static class NaivePlan
             Assert.True(((long)op.NewBlock + 1) * Size <= now.Length, $"{op} is outside of the image");
             bool same = (op.NewBlock + 1L) * Size <= old.Length
                 && now.AsSpan((int)op.NewBlock * Size, Size).SequenceEqual(old.AsSpan((int)op.NewBlock * Size, Size));
-            Assert.False(same, $"{op} is for a block that is as it was");
+            Assert.False(same, $"{op} writes a block that is unchanged");
             foreach (long block in Reads(op))
             {
                 Assert.True((block + 1) * Size <= old.Length, $"{op} reads outside of the old image");

@@ -65,7 +65,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Shift_up_by_some_is_made_of_ascending_runs_of_as_many()
+    public void Shift_up_by_50_blocks_consists_of_ascending_runs_of_50()
     {
         byte[] old = Noise(3, 1000), now = (byte[])old.Clone();
         Block(old, 0, 950).CopyTo(Block(now, 50, 950));
@@ -89,7 +89,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Copies_from_blocks_that_no_op_writes_stream_and_chains_and_in_place_xors_share_windows()
+    public void Copies_of_unwritten_blocks_stream_and_chains_and_in_place_xors_share_windows()
     {
         byte[] old = Noise(5, 6000), now = (byte[])old.Clone();
         Block(old, 0, 1000).CopyTo(Block(now, 1000, 1000));
@@ -102,16 +102,16 @@ public sealed class OrderTests(ITestOutputHelper output)
             Assert.Equal((1500L, 400L), (plan.CopyBlocks, plan.XorBlocks));
             Assert.All(ops.TakeLast(400), op => Assert.Equal(CowOpType.Xor, op.Type));
             MergeForecast forecast = Forecast.Of(plan, old, now);
-            // All ops of the chain except the first, whose block no other op reads.
+            // Journaled are the in-place Xors and all ops of the chain but one, whose block no other op reads.
             Assert.Equal(499 + 400, forecast.Journaled);
             Assert.Equal(2, forecast.Windows);
         }
     }
 
     [Fact]
-    public void Blocks_read_by_what_is_xored_in_place_elsewhere_are_written_after_it()
+    public void Xor_in_place_comes_after_the_copies_that_read_its_block()
     {
-        // Block 10 is edited in place and copied to 20, and block 20 is copied to 30. Both copies must come before the Xor in place.
+        // Block 10 is edited in place, and its old content is copied to 20; block 20 is copied to 30. Both copies must come before the Xor.
         byte[] old = Noise(6, 40), now = (byte[])old.Clone();
         now[(10 * Size) + 7] ^= 3;
         Block(old, 10).CopyTo(Block(now, 20));
@@ -183,7 +183,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Two_regions_that_change_places_unaligned_have_many_cycles_and_a_valid_order()
+    public void Two_regions_swapped_at_unaligned_offsets_have_many_cycles_and_a_valid_order()
     {
         byte[] old = Noise(13, 2100), now = (byte[])old.Clone();
         old.AsSpan(0, 1000 * Size).CopyTo(now.AsSpan((1000 * Size) + 99));

@@ -11,7 +11,7 @@ public sealed class PackedTests
     private const long Max48 = (1L << 48) - 1;
 
     [Fact]
-    public void Packed_change_holds_every_field_at_its_largest()
+    public void Packed_change_keeps_the_largest_value_of_every_field()
     {
         PackedChange copy = PackedChange.Copy(Max48), xor = PackedChange.Xor(Max48, PackedChange.UnknownCost);
         Assert.Equal((CowOpType.Copy, Max48, PackedChange.UnknownCost), (copy.Type, copy.Source, copy.ExtraCost));
@@ -31,7 +31,7 @@ public sealed class PackedTests
     [InlineData(-1L, 0)]
     [InlineData(0L, PackedChange.UnknownCost + 1)]
     [InlineData(0L, -1)]
-    public void Packed_change_loses_nothing_without_a_word(long source, int cost)
+    public void Packed_change_refuses_values_that_do_not_fit(long source, int cost)
     {
         Assert.Throws<ArgumentOutOfRangeException>(() => PackedChange.Xor(source, cost));
         if (cost == 0) Assert.Throws<ArgumentOutOfRangeException>(() => PackedChange.Copy(source));
@@ -42,7 +42,7 @@ public sealed class PackedTests
     [InlineData(CowOpType.Copy)]
     [InlineData(CowOpType.Xor)]
     [InlineData(CowOpType.Replace)]
-    public void Packed_run_holds_every_field_at_its_largest_and_loses_nothing_without_a_word(CowOpType type)
+    public void Packed_run_keeps_the_largest_values_and_refuses_larger_ones(CowOpType type)
     {
         DiffRun largest = new(type, uint.MaxValue, Max48, int.MaxValue);
         Assert.Equal(largest, new PackedRun(type, uint.MaxValue, Max48, int.MaxValue).Unpack());

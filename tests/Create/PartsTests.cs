@@ -17,7 +17,7 @@ public sealed class PartsTests
     [InlineData(4096)]
     [InlineData(4099)]
     [InlineData(70000)]
-    public void Differing_bytes_are_counted_at_any_place(int length)
+    public void Differing_bytes_are_counted_at_any_position_and_length(int length)
     {
         var random = new Random(length);
         byte[] a = new byte[length], b;
@@ -31,7 +31,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void Block_hash_notices_every_changed_byte_and_every_swap_of_words()
+    public void Block_hash_changes_with_every_changed_byte_and_every_swap_of_words()
     {
         byte[] block = new byte[4096];
         new Random(1).NextBytes(block);
@@ -39,7 +39,7 @@ public sealed class PartsTests
         for (int i = 0; i < block.Length; i++)
         {
             block[i] ^= 0x80;
-            Assert.True(seen.Add(BlockHash.Of(block)), $"byte {i} does not count");
+            Assert.True(seen.Add(BlockHash.Of(block)), $"the hash does not depend on byte {i}");
             block[i] ^= 0x80;
         }
         for (int i = 0; i + 40 <= block.Length; i += 8)
@@ -47,7 +47,7 @@ public sealed class PartsTests
             byte[] swapped = (byte[])block.Clone();
             block.AsSpan(i, 8).CopyTo(swapped.AsSpan(i + 32));
             block.AsSpan(i + 32, 8).CopyTo(swapped.AsSpan(i));
-            Assert.True(seen.Add(BlockHash.Of(swapped)), $"words at {i} and {i + 32} are one to it");
+            Assert.True(seen.Add(BlockHash.Of(swapped)), $"the hash does not change when the words at {i} and {i + 32} are swapped");
         }
         Assert.NotEqual(0ul, BlockHash.Of(new byte[4096]));
     }
@@ -69,7 +69,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void Index_lists_equal_hashes_from_the_nearest_block_on()
+    public void Index_returns_blocks_of_equal_hash_from_the_nearest_to_the_farthest()
     {
         var tally = new NativeTally();
         var random = new Random(3);
@@ -92,7 +92,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void Entropy_tells_an_edit_from_noise()
+    public void Entropy_distinguishes_an_edit_from_noise()
     {
         using var estimator = new EntropyEstimator();
         byte[] block = new byte[4096];

@@ -17,7 +17,7 @@ public sealed class SparseImageTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Fact]
-    public void Check_value_of_the_checksum_is_the_standards()
+    public void Checksum_has_the_check_value_of_the_standard()
     {
         Assert.Equal(0xcbf43926, SparseImages.Crc32("123456789"u8));
         Assert.Equal(0xcbf43926, Interop.Zlib.Crc32(Interop.Zlib.Crc32(0, "1234"u8), "56789"u8));
@@ -25,7 +25,7 @@ public sealed class SparseImageTests : IDisposable
     }
 
     [Fact]
-    public void Raw_image_is_read_as_it_is()
+    public void Raw_image_is_returned_unchanged()
     {
         File.WriteAllBytes(_folder["image"], Noise(1, Block));
         using FileImageReader file = FileImageReader.Open(_folder["image"]);
@@ -37,7 +37,7 @@ public sealed class SparseImageTests : IDisposable
     [InlineData(1024, 28, 12)]
     [InlineData(65536, 32, 16)]
     [InlineData(4, 28, 12)]
-    public void Every_range_of_a_sparse_image_reads_as_the_raw_one_does(int block, int headerBytes, int chunkHeaderBytes)
+    public void Every_range_of_a_sparse_image_reads_like_the_raw_image(int block, int headerBytes, int chunkHeaderBytes)
     {
         SparseImages made = new SparseImages(block, headerBytes, chunkHeaderBytes)
             .Fill(2, 0x04030201).Data(Noise(1, 3 * block)).Skip(2).Skip(1).Fill(1, 0).Checksum().Data(Noise(2, block)).Data(Noise(3, block))
@@ -62,12 +62,12 @@ public sealed class SparseImageTests : IDisposable
             Assert.Throws<ArgumentOutOfRangeException>(() => image.Read(raw.Length - 1, new byte[2]));
         });
 
-        // Three skipped blocks and one filled with zeros; then the four blocks at the end.
+        // The holes are three skipped blocks and one filled with zeros, and the four blocks at the end.
         static bool InHole(int number) => number is (>= 5 and < 9) or >= 12;
     }
 
     [Fact]
-    public void Holes_are_told_to_their_end()
+    public void Holes_are_reported_to_their_end()
     {
         Read(new SparseImages().Data(Noise(1, Block)).Skip(2).Fill(1, 0).Data(Noise(2, Block)).Skip(1).Build(), image =>
         {
@@ -81,7 +81,7 @@ public sealed class SparseImageTests : IDisposable
     }
 
     [Fact]
-    public void Image_of_a_terabyte_of_nothing_costs_nothing()
+    public void Hole_of_a_terabyte_is_skipped_at_once()
     {
         SparseImages made = new();
         made.Chunk(0xcac3, 1u << 28, 0, []);
@@ -114,7 +114,7 @@ public sealed class SparseImageTests : IDisposable
     [InlineData(20, 4, 1, "its chunks have 1 blocks, its header says 3")]
     [InlineData(20, 4, 3, "cut off within chunk 2")]
     [InlineData(20, 4, 0xffffffff, "cut off within chunk 2")]
-    public void Header_that_cannot_be_right_is_refused(int offset, int bytes, uint value, string sentence)
+    public void Invalid_header_is_refused(int offset, int bytes, uint value, string sentence)
     {
         SparseImages made = new SparseImages().Data(Noise(1, Block)).Skip(2);
         made.Wrong.Add((offset, bytes, value));
@@ -129,7 +129,7 @@ public sealed class SparseImageTests : IDisposable
     [InlineData(0xcac3, 1, 4, "has 4 bytes of data, must have 0")]
     [InlineData(0xcac3, 1, 0xffffffff, "has -1 bytes of data, must have 0")]
     [InlineData(0xcac4, 1, 4, "is a checksum and has blocks")]
-    public void Chunk_that_cannot_be_right_is_refused(int type, uint blocks, uint data, string sentence) =>
+    public void Invalid_chunk_is_refused(int type, uint blocks, uint data, string sentence) =>
         Assert.Contains(sentence,
             Refusal(new SparseImages().Data(Noise(1, Block)).Chunk((ushort)type, blocks, data, new byte[Math.Min(data, 8192)]).Build()),
             StringComparison.Ordinal);
@@ -148,19 +148,19 @@ public sealed class SparseImageTests : IDisposable
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Image_that_does_not_have_its_checksum_is_refused(bool counted)
+    public void Image_with_a_wrong_checksum_is_refused(bool counted)
     {
         byte[] file = new SparseImages().Data(Noise(1, Block)).Fill(300, 9).Checksum(0x12345678, counted).Build();
         Assert.Contains("the checksum of its first 1232896 bytes is 0x", Refusal(file), StringComparison.Ordinal);
     }
 
     [Fact]
-    public void Stop_ends_the_check()
+    public void Stop_ends_the_verification_of_checksums()
     {
         File.WriteAllBytes(_folder["image"], new SparseImages().Fill(300, 9).Checksum().Build());
         using FileImageReader file = FileImageReader.Open(_folder["image"]);
         int asked = 0;
-        // Once for the pattern's chunk, once for the checksum's chunk, and once before the checksum is computed.
+        // The flag is read for the fill chunk, for the checksum chunk, and before the checksum is computed.
         var stop = new StopFlag(() => ++asked == 3);
         Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => SparseImageReader.Of(file, stop)).Code);
         Assert.Equal(3, asked);

@@ -9,7 +9,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Choosing between Xor and Replace ops where Replace ops share units.</summary>
+/// <summary>The choice between Xor and Replace where neighbouring Replace blocks share a unit.</summary>
 public sealed class UnitTests(ITestOutputHelper output)
 {
     private const int Size = 4096, Op = 16;
@@ -49,7 +49,7 @@ public sealed class UnitTests(ITestOutputHelper output)
         });
 
     /// <summary>
-    /// Ranges of blocks that repeat one another at many distances. Their old contents differ from them in few bytes or in many.
+    /// New contents in which ranges of blocks repeat at many distances. The old contents differ from them in few bytes or in many.
     /// </summary>
     private static (byte[] Old, byte[] New) Redundant(int seed)
     {
@@ -81,7 +81,7 @@ public sealed class UnitTests(ITestOutputHelper output)
     [InlineData(Size, CowCompression.Lz4)]
     [InlineData(16 * Size, CowCompression.Lz4)]
     [InlineData(16 * Size, CowCompression.Zstd)]
-    public void Plan_with_xor_is_never_larger_than_without(int unitBytes, CowCompression codec)
+    public void Plan_with_xor_is_never_larger_than_without_xor(int unitBytes, CowCompression codec)
     {
         long xors = 0, saved = 0, taken = 0;
         using var costs = new CodecCosts(codec, unitBytes);
@@ -100,15 +100,15 @@ public sealed class UnitTests(ITestOutputHelper output)
             if (unitBytes > Size && with.XorBlocks == 0 && with.ReplaceBlocks > 0) taken++;
         }
         output.WriteLine($"{xors} blocks xored, {saved} bytes saved, {taken} plans without any");
-        Assert.True(xors > 1000 && saved > 1_000_000, "the pairs do not hold what they are for");
+        Assert.True(xors > 1000 && saved > 1_000_000, "the random pairs give too few ops of some kind");
     }
 
     /// <summary>
-    /// Noise that begins with one possible Xor, then units of one content each. An Xor would shift all later units by a block, so that each
-    /// would hold two contents.
+    /// The first block could be an Xor; noise follows, and then units whose blocks are all equal. An Xor would shift all later units by a
+    /// block, so that each unit would have two different contents.
     /// </summary>
     [Fact]
-    public void Xor_that_moves_the_units_after_it_is_weighed_with_them()
+    public void Cost_of_an_xor_includes_its_effect_on_later_units()
     {
         const int Unit = 16;
         var random = new Random(4);
@@ -125,7 +125,7 @@ public sealed class UnitTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Units_are_the_ones_that_a_greedy_cut_gives()
+    public void Units_are_cut_greedily()
     {
         foreach (int largest in new[] { 1, 2, 16, 64 })
         {
@@ -145,9 +145,9 @@ public sealed class UnitTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Redundant_stretch_across_tasks_gives_the_same_plan_whatever_the_threads()
+    public void Redundant_stretch_across_tasks_gives_the_same_plan_with_any_number_of_threads()
     {
-        // Two contents alternate. The old data for the second is very different, so that no Xor is cheaper than a unit.
+        // Two contents alternate. The old data of the second differs in many bytes, so that no Xor is cheaper than a unit.
         byte[] now = new byte[((2 * Comparison.TaskBlocks) + 9) * Size], kinds = new byte[2 * Size];
         var random = new Random(3);
         random.NextBytes(kinds);
@@ -165,9 +165,9 @@ public sealed class UnitTests(ITestOutputHelper output)
         {
             using DiffPlan plan = Compare(old, now, true, 16 * Size, threads, CowCompression.Lz4);
             Assert.True(plan.XorBlocks > 1000 && plan.ReplaceBlocks > 1000,
-                $"{plan.XorBlocks} xored and {plan.ReplaceBlocks} replaced blocks are not what the pair is for");
+                $"{plan.XorBlocks} xored and {plan.ReplaceBlocks} replaced blocks are too few for this test");
             first ??= NaivePlan.Print(plan);
-            Assert.True(first == NaivePlan.Print(plan), $"{threads} threads make another plan");
+            Assert.True(first == NaivePlan.Print(plan), $"{threads} threads make a different plan");
         }
     }
 
@@ -176,7 +176,7 @@ public sealed class UnitTests(ITestOutputHelper output)
     [InlineData(2048)]
     [InlineData(12288)]
     [InlineData(512 << 10)]
-    public void Unit_size_that_the_format_has_not_is_refused_with_64(int bytes)
+    public void Invalid_unit_size_is_refused_with_exit_code_64(int bytes)
     {
         var image = new MemoryImage(new byte[Size]);
         Assert.Equal(ExitCode.Usage,
@@ -184,7 +184,7 @@ public sealed class UnitTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Stop_flag_ends_the_search_for_cycles_and_the_order_with_75()
+    public void Stop_flag_ends_the_search_for_cycles_and_the_order_with_exit_code_75()
     {
         var stop = new StopFlag();
         stop.Request();
