@@ -4,7 +4,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Reason why a unit could not be decoded; negative, as <see cref="UnitDecoder.Decode"/> returns it.</summary>
+/// <summary>Reason why a unit could not be decoded. The negative values are the results of <see cref="UnitDecoder.Decode"/>.</summary>
 public enum UnitError
 {
     /// <summary>No error.</summary>
@@ -28,9 +28,9 @@ public enum UnitError
 }
 
 /// <summary>
-/// Decodes stored payloads into units. Each codec's context is made at its first use and kept; nothing is allocated per unit, except that
-/// brotli makes its state anew. Not thread-safe: each worker has its own. After an error the unit's content is undefined, but nothing
-/// outside it was written.
+/// Decodes stored payloads into units. Each codec's context is made at its first use and kept. Nothing is allocated per unit, except by
+/// brotli, which needs a new state for each unit. Not thread-safe: each worker has its own. After an error the unit's content is undefined,
+/// but nothing outside it was written.
 /// </summary>
 public sealed class UnitDecoder : IDisposable
 {

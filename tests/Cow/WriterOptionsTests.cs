@@ -103,14 +103,14 @@ public sealed class WriterOptionsTests
                 Assert.Equal(ExitCode.Usage, refusal.Code);
                 Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
             }
-            Refused("beyond the 10 there are", w => w.Zero(10));
-            Refused("beyond the 10 there are", w => w.Copy(9, 0, 2));
-            Refused("beyond the 10 there are", w => w.Replace(uint.MaxValue, block));
-            Refused("beyond the 10 there are", w => w.Xor(8, 0, new byte[3 * 4096]));
+            Refused("beyond the limit of 10 blocks", w => w.Zero(10));
+            Refused("beyond the limit of 10 blocks", w => w.Copy(9, 0, 2));
+            Refused("beyond the limit of 10 blocks", w => w.Replace(uint.MaxValue, block));
+            Refused("beyond the limit of 10 blocks", w => w.Xor(8, 0, new byte[3 * 4096]));
             Refused("not whole blocks", w => w.Replace(1, block.AsSpan(1)));
             Refused("not whole blocks", w => w.Xor(1, 0, block.AsSpan(0, 1)));
-            Refused("make no sense", w => w.Zero(1, -1));
-            Refused("make no sense", w => w.Copy(1, 1, int.MinValue));
+            Refused("is -1, must be 0 or more", w => w.Zero(1, -1));
+            Refused("must be 0 or more", w => w.Copy(1, 1, int.MinValue));
             Refused("48 bits", w => w.Copy(1, 1UL << 48));
             Refused("48 bits", w => w.Xor(1, (1UL << 48) - 1, block));
             Refused("48 bits", w => w.Xor(1, ulong.MaxValue, block));

@@ -485,7 +485,7 @@ public sealed class WriterV3Tests
         Refusal.With(ExitCode.CowCorrupt, "too old", () => CowWriter.Reopen(new MemoryOutput(Padded(old)), s_plain));
         byte[] odd = (byte[])none.Clone();
         Refusal.Put(odd, 74, 4, 12288);
-        Refusal.With(ExitCode.CowCorrupt, "no power of two", () => CowWriter.Reopen(new MemoryOutput(odd), s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "not a power of two", () => CowWriter.Reopen(new MemoryOutput(odd), s_plain));
         byte[] broken = new CowBuilder { ScratchBytes = 0 }.Zero(1).Label(2).Build();
         Refusal.Put(broken, 78 + 64 + 8, 8, 0xFUL << 60);
         Refusal.With(ExitCode.CowCorrupt, "type is 15", () => CowWriter.OpenAt(new MemoryOutput(broken), 2, s_plain));

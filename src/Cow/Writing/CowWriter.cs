@@ -264,7 +264,7 @@ public sealed class CowWriter : IDisposable
                 + $"{options.Compression.ToString().ToLowerInvariant()} cannot be appended");
         if (header.Major == 3 && !uint.IsPow2(header.MaxUnitBytes))
             throw new SnapuserdException(ExitCode.CowCorrupt,
-                $"{output.Name}: header: max_compression_size is {header.MaxUnitBytes}, no power of two, so nothing can be appended");
+                $"{output.Name}: header: max_compression_size is {header.MaxUnitBytes}, not a power of two, so nothing can be appended");
         CowWriterOptions own = options with { Version = header.Major, MaxUnitBytes = (int)header.MaxUnitBytes };
         return new CowWriter(output, own, (o, ops, data) =>
         {
@@ -302,11 +302,14 @@ public sealed class CowWriter : IDisposable
     private void CheckBlocks(string op, uint newBlock, int count, ulong ops)
     {
         CheckUsable();
-        if (count < 0) throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks make no sense");
+        if (count < 0)
+            throw CowWriterOptions.Misuse(
+                $"{_output.Name}: {op} of block {newBlock}: the number of blocks is {count}, must be 0 or more");
         // The end may be 2^32, which does not fit 32 bits.
         ulong end = newBlock + (ulong)count, limit = _maxBlocks ?? (1UL << 32);
         if (count > 0 && end > limit)
-            throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks reach beyond the {limit} there are");
+            throw CowWriterOptions.Misuse(
+                $"{_output.Name}: {op} of block {newBlock}: {count} blocks reach beyond the limit of {limit} blocks");
         if (ops > _writer.OpCountMax - _opCount)
             throw CowWriterOptions.Misuse(
                 $"{_output.Name}: {op} of block {newBlock}: {ops} more ops do not fit: {_opCount} of {_writer.OpCountMax} are taken");
@@ -321,7 +324,7 @@ public sealed class CowWriter : IDisposable
                 $"{_output.Name}: an earlier write failed, so the file cannot be continued");
     }
 
-    /// <summary>A failure between this call and <see cref="End"/> is permanent.</summary>
+    /// <summary>Marks the writer as failed until <see cref="End"/>, so that a failure in between is permanent.</summary>
     private void Begin()
     {
         CheckUsable();

@@ -55,10 +55,10 @@ internal sealed class OpBatch(Slice area, int capacity)
     /// <summary>True if one more op with <paramref name="bytes"/> of buffers fits.</summary>
     public bool HasRoom(int bytes) => Count < Ops.Length && bytes <= area.Length - _used;
 
-    /// <summary>Adds an op; the caller has checked that it fits.</summary>
+    /// <summary>Adds an op. The caller must have checked with <see cref="HasRoom"/> that it fits.</summary>
     public void Add(in PendingOp op) => Ops[Count++] = op;
 
-    /// <summary>Hands out memory; the caller has checked that there is enough.</summary>
+    /// <summary>Takes memory for a payload. The caller must have checked with <see cref="HasRoom"/> that there is enough.</summary>
     public Slice Take(int bytes)
     {
         Slice slice = area.Part(_used, bytes);
@@ -66,6 +66,6 @@ internal sealed class OpBatch(Slice area, int capacity)
         return slice;
     }
 
-    /// <summary>Empties the batch; no job may be under way.</summary>
+    /// <summary>Empties the batch. All of its jobs must have ended.</summary>
     public void Clear() => (Count, Posted, UnpostedBytes, _used) = (0, 0, 0, 0);
 }

@@ -6,8 +6,8 @@ namespace Snapuserd.Cow;
 
 /// <summary>
 /// Encodes units into payloads as Android's writer does, with the same libraries and settings, so that the bytes are the same (cow-format
-/// §7). The context is made once and kept; nothing is allocated per unit, except that brotli makes its state anew. Not thread-safe: each
-/// worker has its own.
+/// §7). The context is made once and kept. Nothing is allocated per unit, except by brotli, which needs a new state for each unit. Not
+/// thread-safe: each worker has its own.
 /// </summary>
 public sealed class UnitEncoder : IDisposable
 {
