@@ -7,8 +7,8 @@ namespace Snapuserd.Create;
 /// <summary>
 /// Anchors: positions chosen by the bytes before them, so that they move with their content by any number of bytes. An anchor is a position
 /// where the highest bits of the rolling hash are all 0; the whole hash is its key. The table holds the keys of the pending blocks of the
-/// new image, and for each key its lowest position in the old image. Several threads fill it. The content is the same in whatever order
-/// they do so.
+/// new image, and for each key its lowest position in the old image. Several threads fill it. Its content does not depend on the order of
+/// the threads.
 /// </summary>
 internal sealed class AnchorTable : IDisposable
 {
@@ -33,7 +33,7 @@ internal sealed class AnchorTable : IDisposable
     /// <summary>An empty table for <paramref name="pendingBlocks"/> pending blocks, of at most <paramref name="bytes"/>.</summary>
     public AnchorTable(NativeTally tally, long bytes, long pendingBlocks)
     {
-        // Half full if every block has the expected number of anchors.
+        // The table is half full if every block has the expected number of anchors.
         long wanted = pendingBlocks * (CowOp.BlockSize >> DensestShift) * 2, slots = 1024;
         while (slots < wanted && slots * 2 * SlotBytes <= bytes) slots *= 2;
         _mask = slots - 1;

@@ -6,8 +6,7 @@ using Snapuserd.Block;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// The work of one thread on its tasks. Tasks must not depend on one another, so that the result does not depend on which thread did which
-/// task.
+/// Does the tasks of one thread. Tasks must be independent, so that the result does not depend on which thread does which task.
 /// </summary>
 internal interface IPassWorker : IDisposable
 {
@@ -67,7 +66,8 @@ internal sealed class BlockPass
         }
         finally
         {
-            // After an exception above: no thread takes another task, and a worker's buffers are freed only after its thread has ended.
+            // An exception above may have ended the pass early. No thread takes another task, and a worker's buffers are freed only after
+            // its thread has ended.
             lock (_lock) _next = _tasks;
             foreach (Thread? thread in started) thread?.Join();
             foreach (IPassWorker? worker in workers) worker?.Dispose();

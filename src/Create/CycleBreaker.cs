@@ -25,13 +25,13 @@ internal sealed class CycleBreaker : IDisposable
     private const byte White = 0, Grey = 1, Black = Grey + OpGraph.Edges + 1;
 
     private readonly NativeArray<PackedChange> _changes;
-    // White, Grey plus the number of edges already walked, or Black.
+    // For each block: White, or Grey plus the number of edges already walked, or Black.
     private readonly NativeArray<byte> _states;
     private readonly NativeArray<uint> _stack;
     private readonly ReplaceCosts _costs;
     private readonly StopPoll _stop;
     private long _depth;
-    /// <summary>Steps that are left for searches of the cheapest op.</summary>
+    /// <summary>Remaining steps; once it is negative, no search for the cheapest op is made.</summary>
     private long _steps;
     /// <summary>Ops that became Replace.</summary>
     private long _broken;

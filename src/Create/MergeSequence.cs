@@ -8,7 +8,7 @@ namespace Snapuserd.Create;
 /// of design §5 permits an op once the durable count has passed the last op that reads its destination. The engine streams the permitted
 /// ops if they are more than half of a window; otherwise it journals a whole window. So the order consists of
 /// <list type="number">
-/// <item>generations: all ops whose destination no later op reads, ascending, while there are enough of them;</item>
+/// <item>generations: all ops whose destination no remaining op reads, ascending, while there are enough of them;</item>
 /// <item>chains, otherwise: any order needs the journal, so each chain is followed to its end, in runs that ascend where possible;</item>
 /// <item>in-place Xor at the end: they always need the journal, so they share windows with one another.</item>
 /// </list>
@@ -30,7 +30,7 @@ internal sealed class MergeSequence
     private const uint Placed = uint.MaxValue;
 
     private readonly NativeArray<PackedChange> _changes;
-    // The number of ops that still read the block and must come before its op.
+    // For each block, the number of ops that read it and are not placed yet. The block's own op must come after them.
     private readonly NativeArray<uint> _readers;
     private readonly NativeArray<uint> _order;
     // Blocks of ops that became free, each once: streams from the front, ops that read themselves from the back. Placed ops are skipped.

@@ -31,7 +31,7 @@ internal sealed class NativeArray<T> : IDisposable where T : unmanaged
     private long _bytes;
 
     /// <summary>
-    /// Maps the memory. Exit code 71 if the system has not enough; <paramref name="what"/> names the array in that message.
+    /// Maps the memory. Exit code 71 if the system does not have enough; <paramref name="what"/> names the array in that message.
     /// </summary>
     public NativeArray(NativeTally tally, long length, string what)
     {

@@ -8,7 +8,7 @@ namespace Snapuserd.Create;
 
 /// <summary>
 /// The blocks of the old image by hash: sorted by hash and then by block, so that a binary search finds the nearest of a million equal
-/// blocks. Divided into buckets by the hash's highest bits. Takes 12 bytes per block that is not zero, and at most 2 for the buckets.
+/// blocks. Divided into buckets by the hash's highest bits. Takes 12 bytes per block that is not zero, and at most 1 for the buckets.
 /// </summary>
 internal sealed class SourceIndex : IDisposable
 {
@@ -33,8 +33,8 @@ internal sealed class SourceIndex : IDisposable
         // Entries are counted in 32 bits. An image of 16 TiB without a block of zeros has one entry too many.
         if (count > uint.MaxValue)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image are more than can be looked up");
-        // Four to eight entries per bucket: a binary search in a bucket touches one or two cache lines, and the buckets take 1 byte per
-        // block.
+        // Four to eight entries per bucket: a binary search in a bucket touches one or two cache lines, and the buckets take at most 1 byte
+        // per block.
         int bits = count < 16 ? 2 : BitOperations.Log2((ulong)count) - 2;
         _shift = 64 - bits;
         _entries = new NativeArray<Entry>(tally, count, "the index of the old image");
@@ -73,8 +73,8 @@ internal sealed class SourceIndex : IDisposable
 
     private void Fill(NativeArray<ulong> hashes)
     {
-        // A counting sort by bucket. _starts[b + 1] counts bucket b, then is the start of b, and finally, after all entries are in, the end
-        // of b.
+        // A counting sort by bucket. First counts bucket b in _starts[b + 2]. After the summation, _starts[b + 1] is the start of b. When
+        // all entries are stored, it is the end of b.
         for (long i = 0; i < hashes.Length; i++)
             if (hashes[i] != 0 && (hashes[i] >> _shift) + 2 < (ulong)_starts.Length) _starts[(long)(hashes[i] >> _shift) + 2]++;
         for (long b = 2; b < _starts.Length; b++) _starts[b] += _starts[b - 1];

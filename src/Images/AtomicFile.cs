@@ -40,7 +40,7 @@ public sealed class AtomicFile : IDisposable
     /// <summary>
     /// Opens the output and locks the file it will replace, before any other work. Exit code 64 if <paramref name="path"/> is one of the
     /// <paramref name="inputs"/>, 65 if it is a COW whose merge has begun, 69 if it cannot be locked. Exit code 73 if it cannot be created,
-    /// 76 if another program uses it. With <paramref name="withoutLock"/> missing lock support is not an error.
+    /// 76 if another program uses it. With <paramref name="withoutLock"/>, missing support for locks is not an error.
     /// </summary>
     public static AtomicFile Create(string path, bool withoutLock, params BlockDevice[] inputs)
     {

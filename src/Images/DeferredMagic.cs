@@ -21,7 +21,7 @@ public sealed class DeferredMagic(ICowOutput output) : ICowOutput
 
     public void Write(long offset, ReadOnlySpan<byte> bytes)
     {
-        // The device may reorder unflushed writes. After a power cut, the old magic must not stand before bytes of the new COW.
+        // The device may reorder unflushed writes. After a power cut, the old magic must not precede bytes of the new COW.
         if (!_withdrawn) Withdraw();
         int held = (int)Math.Clamp(_magic.Length - offset, 0, bytes.Length);
         if (held > 0)

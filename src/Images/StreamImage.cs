@@ -6,8 +6,8 @@ using Snapuserd.Merge;
 namespace Snapuserd.Images;
 
 /// <summary>
-/// An image on standard output, for `extract --output -`: a pipe, a socket, or a file or device opened by the caller. Nothing else is
-/// written there; results go to standard error.
+/// An image on standard output, for `extract --output -`: a pipe, a socket, or a file or device opened by the caller. The program writes
+/// nothing else to standard output; results go to standard error.
 /// </summary>
 /// <param name="stop">Polled while the reader accepts no data.</param>
 /// <param name="fd">A descriptor that replaces standard output, for tests. The caller keeps ownership.</param>

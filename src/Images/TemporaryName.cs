@@ -39,13 +39,13 @@ public sealed class TemporaryName : IDisposable
     /// <summary>The name until the file is complete.</summary>
     public string Temporary { get; }
 
-    /// <summary>A file exists under the final name.</summary>
+    /// <summary>True if a file exists under the final name.</summary>
     public bool Exists { get; }
 
-    /// <summary>The existing file is a regular file.</summary>
+    /// <summary>True if the existing file is a regular file.</summary>
     public bool IsFile => Exists && Kind == Libc.S_IFREG;
 
-    /// <summary>The existing file is a block device.</summary>
+    /// <summary>True if the existing file is a block device.</summary>
     public bool IsBlockDevice => Exists && Kind == Libc.S_IFBLK;
 
     /// <summary>The attributes of the file under the final name; valid only if it exists.</summary>

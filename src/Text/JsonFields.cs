@@ -45,7 +45,7 @@ public sealed class JsonFields
     public string Text(string key) => _members.TryGetValue(key, out (string Value, bool IsString) member)
         && member is { IsString: true } or { Value: not "null" } ? member.Value : "";
 
-    /// <summary>A number without its fraction, which users do not need; 0 if it is missing or has an exponent.</summary>
+    /// <summary>A number without its fraction; 0 if it is missing or has an exponent.</summary>
     public long Integer(string key)
     {
         string text = Text(key);
