@@ -41,7 +41,7 @@ public sealed class CowFile : IDisposable
             CowTally tally;
             if (header.Major == 3)
             {
-                // Both counts were checked against the file size, so a hostile file cannot request more memory than the file has bytes.
+                // Both counts were checked against the file size, so a hostile file cannot request more memory than twice its own size.
                 int count = FitInt(source, header.OpCount), listed = FitInt(source, header.SequenceCount);
                 memory = Allocate(source, count);
                 tally = new OpReaderV3(source, header).Walk(OpsIn(memory, count), OrderIn(memory, count)[..listed]);
@@ -92,7 +92,8 @@ public sealed class CowFile : IDisposable
         try
         {
             if (header.Major == 3) return new OpReaderV3(source, header).StartsOrdered();
-            // Without a sequence list all Copy and Xor ops come first. Only when the next record is read has the previous one been checked.
+            // Without a sequence list all Copy and Xor ops come first. A record counts once the next one is read, because it is checked in
+            // between.
             WalkRecords(source, header, record =>
             {
                 ordered |= last is { Type: CowOpType.Copy or CowOpType.Xor };

@@ -207,7 +207,7 @@ public sealed record CowHeader
         };
     }
 
-    /// <summary>The checks of all versions.</summary>
+    /// <summary>Checks the fields that all versions have.</summary>
     private void CheckLayout(FieldChecks checks, long length)
     {
         int footer = Major == 3 ? 0 : 84, op = Major == 3 ? 16 : 20;

@@ -31,7 +31,7 @@ public sealed class CowInput : IDisposable
     /// <summary>The file's bytes.</summary>
     public IByteSource Source { get; }
 
-    /// <summary>The file, for other calls than reads and writes.</summary>
+    /// <summary>The file, for calls other than reads and writes.</summary>
     public BlockDevice Device => _device;
 
     /// <summary>True for a block device, which is longer than its content.</summary>

@@ -34,7 +34,7 @@ internal sealed class CowTally
     public OrderRule Rule;
     /// <summary>The op that writes furthest into the base, and the op that reads furthest into the source; -1 if there is none.</summary>
     public int FurthestWrite = -1, FurthestRead = -1;
-    /// <summary>The bytes at which these two end.</summary>
+    /// <summary>The ends, in bytes, of the furthest write and of the furthest read.</summary>
     public long WriteEnd, ReadEnd;
     public List<ResumePoint> ResumePoints = [];
     /// <summary>v3: end of the ops' data, in bytes.</summary>

@@ -77,7 +77,7 @@ public sealed class MergeOrder
     /// <para>
     /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It receives the safe-from count of each position p: one more
     /// than the highest position whose op reads a block that p writes, or 0 if no op does. The durable count must reach it before p may
-    /// write (design §5, rule 1). An Xor that reads its own destination has p + 1. A Copy of a block onto itself does not count as a
+    /// write (design §5, rule 1). An Xor that reads its own destination gets p + 1. A Copy of a block onto itself does not count as a
     /// reader, because the block keeps its content. Without <paramref name="sharedDevices"/>, no op reads a block that another op writes.
     /// </para>
     /// <para>
@@ -125,7 +125,7 @@ public sealed class MergeOrder
     /// As <see cref="Check"/>, for a source that is not Base itself but shares storage with it. <paramref name="map"/> tells which blocks
     /// have the same storage. The safe-from count of p is one more than the highest position whose op reads storage that p writes; this
     /// position may be before or after p. A count above p + 1 means that a later op reads storage that p destroys. A Copy of storage onto
-    /// itself has −1. Exit code 65 if two ops write one block.
+    /// itself gets −1. Exit code 65 if two ops write one block.
     /// </summary>
     public void CheckOverlap(StorageMap map, Span<int> limits)
     {

@@ -39,7 +39,7 @@ public sealed class GoldenTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Ops_done_in_merge_order_on_one_image_give_the_target(string name)
+    public void Ops_applied_in_merge_order_to_one_image_give_the_target(string name)
     {
         using CowFile cow = CowFile.Read(new MemorySource(Golden.Cow(name), name));
         byte[] image = Golden.Old;
@@ -49,7 +49,7 @@ public sealed class GoldenTests
 
     [Theory]
     [MemberData(nameof(Halves))]
-    public void Half_done_merge_has_the_listed_count(string name)
+    public void Unfinished_merge_has_the_listed_count_and_scratch_state(string name)
     {
         using CowFile cow = CowFile.Read(new MemorySource(Golden.HalfCow(name), name));
         Assert.Equal((ulong)Golden.Half(name).NumMergeOps, cow.Header.NumMergeOps);

@@ -91,12 +91,12 @@ public sealed class HeaderTests
     }
 
     [Fact]
-    public void Empty_file_is_said_to_be_empty() => Assert.Contains("is empty", Refusal.Of([]), StringComparison.Ordinal);
+    public void Empty_file_is_refused_as_empty() => Assert.Contains("is empty", Refusal.Of([]), StringComparison.Ordinal);
 
     [Theory]
     [InlineData(1)]
     [InlineData(13)]
-    public void File_shorter_than_a_header_is_said_to_be_too_short(int length) =>
+    public void File_shorter_than_a_header_is_refused_as_too_short(int length) =>
         Assert.Contains($"is {length} bytes long, too short", Refusal.Of(Small(2).Take(length).ToArray()), StringComparison.Ordinal);
 
     [Theory]

@@ -30,7 +30,7 @@ public sealed class LeakTests
     }
 
     [Fact]
-    public void File_gives_back_its_ops()
+    public void Disposed_file_frees_the_memory_of_its_ops()
     {
         MemorySource good = new(Zeros(100_000));
         Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, 20, () => CowFile.Read(good).Dispose()), long.MinValue, Most);
@@ -42,7 +42,7 @@ public sealed class LeakTests
     [Theory]
     [InlineData(CowCompression.Gz, 300)]
     [InlineData(CowCompression.Zstd, 100)]
-    public void Encoder_gives_back_its_context(CowCompression compression, int times)
+    public void Disposed_encoder_frees_its_context(CowCompression compression, int times)
     {
         byte[] room = new byte[UnitEncoder.Bound(s_noise.Length)];
         Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, times, () =>
@@ -55,7 +55,7 @@ public sealed class LeakTests
     [Theory]
     [InlineData(CowCompression.Gz, 8000)]
     [InlineData(CowCompression.Zstd, 800)]
-    public void Decoder_gives_back_its_context(CowCompression compression, int times)
+    public void Disposed_decoder_frees_its_context(CowCompression compression, int times)
     {
         byte[] stored = Compressors.Compress(compression, s_noise.AsSpan(0, 4096), 4096), unit = new byte[4096];
         Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, times, () =>
@@ -70,7 +70,7 @@ public sealed class LeakTests
     [InlineData(8 << 20, 1, 20)]
     [InlineData(1, 1, 300)]
     [InlineData(8 << 20, 2, 20)]
-    public void Writer_gives_back_its_buffers_and_encoders(int bytes, int threads, int times)
+    public void Disposed_writer_frees_its_buffers_and_encoders(int bytes, int threads, int times)
     {
         // The buffers are mapped but not touched.
         Func<long> measure = bytes == 1 ? () => ProcessMemory.Used : () => ProcessMemory.Writable;

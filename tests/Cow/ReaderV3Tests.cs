@@ -276,7 +276,7 @@ public sealed class ReaderV3Tests
     }
 
     [Fact]
-    public void Resume_point_with_more_ops_than_there_are_ends_the_list()
+    public void Resume_point_with_more_ops_than_the_file_has_ends_the_list()
     {
         byte[] file = new CowBuilder { ScratchBytes = 0 }.Zero(1).Label(5).Zero(2).Label(1ul << 48).Build();
         Refusal.Put(file, 78 + 16 + 8, 8, 3);

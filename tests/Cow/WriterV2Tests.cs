@@ -73,7 +73,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Hundred_copies_of_one_call_are_hundred_ops()
+    public void Hundred_copies_of_one_call_are_a_hundred_ops()
     {
         byte[] file = Write(s_plain, writer => writer.Copy(10, 1000, 100));
         List<Record> records = Records(file);
@@ -348,7 +348,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Clusters_of_four_close_after_three_ops_and_none_closes_without_data()
+    public void Clusters_of_four_close_after_three_ops_and_the_last_without_data_stays_open()
     {
         byte[] file = Write(s_plain with { ClusterOps = 4 }, writer =>
         {
