@@ -373,7 +373,7 @@ public sealed class MergeOrder
         if (at < 0)
         {
             at = LowerBound(index, key);
-            // Not the start of a unit: the previous unit may contain the block.
+            // The block is not the start of a unit, but the previous unit may contain it.
             if (at == index.Length || (uint)(index[at] >> 32) != (uint)block) at--;
             if (at < 0) return -1;
         }

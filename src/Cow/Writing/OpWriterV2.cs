@@ -151,7 +151,7 @@ internal sealed class OpWriterV2 : IOpWriter
         ZeroSlots();
         Send();
         _output.Flush();
-        // The footer is the end of the file, so data of the open cluster has to lie before it.
+        // The footer is the end of the file, so the data of the open cluster must lie before it.
         if (_place.ClusterData > 0) PutCluster();
         Span<byte> footer = stackalloc byte[FooterBytes];
         footer.Clear();

@@ -142,7 +142,7 @@ internal sealed class OpWriterV3 : IOpWriter
     /// <inheritdoc/>
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
-        // The list moves everything that follows it, so it is possible only while nothing follows.
+        // The list moves everything that follows it, so it can be added only while nothing follows.
         if (_opCount > 0 || _points.Count > 0 || _header.SequenceCount > 0)
             throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come once, before the first op and the first label");
         CowHeader header = _header with { SequenceCount = (ulong)blocks.Length };

@@ -56,14 +56,14 @@ public sealed class UnitEncoder : IDisposable
         return algorithm switch
         {
             CowCompression.Gz => 268 * KiB,
-            // From 5 on: 2^14 or 2^15 buckets of 2^(quality - 1) entries. 10 and 11 have a tree instead, with a node of 16 bytes for
-            // every byte.
+            // From quality 5 on, brotli has 2^14 or 2^15 hash buckets of 2^(quality - 1) entries. Qualities 10 and 11 have a tree instead,
+            // with a node of 16 bytes for every byte.
             CowCompression.Brotli when effort >= 10 => (3 * MiB) + (44L * unitBytes),
             CowCompression.Brotli when effort >= 7 => MiB + (8 * MiB << (effort - 7)),
             CowCompression.Brotli when effort >= 5 => MiB + (MiB << (effort - 5)),
             CowCompression.Brotli => MiB + (2L * unitBytes),
             CowCompression.Lz4 => 16 * KiB,
-            // Its tables grow with the window; the optimal parser has one more of fixed size.
+            // zstd's tables grow with the window; the optimal parser has one more table of fixed size.
             CowCompression.Zstd =>
                 effort < 6 ? (128 * KiB) + (16L * unitBytes) : (300 * KiB) + (20L * unitBytes) + Math.Min(512 * KiB, 4L * unitBytes),
             _ => 0,
