@@ -7,8 +7,8 @@ namespace Snapuserd.Host;
 public static class Child
 {
     /// <summary>
-    /// Starts the program of a descriptor (<see cref="Libc.ForkExec"/>). Returns the child's number. Exit code 71, with
-    /// <paramref name="what"/> in its sentence, if the system has no process or memory left.
+    /// Starts the program of a descriptor (<see cref="Libc.ForkExec"/>). Returns the child's process ID. Throws with exit code 71 if no
+    /// process can be created or memory is short; <paramref name="what"/> names the program in the message.
     /// </summary>
     public static int Start(string what, int program, string[] arguments, string[] environment, bool ownSession = false, int input = -1,
         int output = -1, int diagnostics = -1)
@@ -22,7 +22,7 @@ public static class Child
         new(ExitCode.OutOfResources, $"{what} cannot be started: {ErrnoText.Of(errno)}");
 
     /// <summary>
-    /// Waits for a child's end and collects it. Returns 0 or a negative errno; the exit code is −1 if a signal killed the child.
+    /// Waits until a child ends, and reaps it. Returns 0 or a negative errno; the exit code is −1 if a signal killed the child.
     /// </summary>
     public static int Wait(int child, out int code)
     {
@@ -33,8 +33,8 @@ public static class Child
     }
 
     /// <summary>
-    /// Exit code 69 if a sandbox forbids collecting a child, or, for a supervisor, waiting for a child before it is collected and
-    /// signalling it. Checked before the first child starts, because a child would outlive its parent.
+    /// Throws with exit code 69 if a sandbox forbids a system call that a parent needs: wait4 and, for a supervisor, also waitid and kill.
+    /// Called before the first child starts, because such a parent would end before its child.
     /// </summary>
     public static void RequireCalls(bool supervises)
     {
@@ -43,7 +43,7 @@ public static class Child
         Require("wait4", Libc.TryWaitPid(self, out _, out _));
         if (!supervises) return;
         Require("waitid", Libc.WaitForEnd(self));
-        // Signal 0, to this process's own group.
+        // Signal 0 to this process's own group only checks the permission.
         Require("kill", Libc.Kill(0, 0));
     }
 
@@ -51,6 +51,6 @@ public static class Child
     {
         if (result is not (-Errno.EPERM or -Errno.ENOSYS)) return;
         throw new SnapuserdException(ExitCode.Unavailable,
-            $"a process that is started could not be waited for and ended: {call} failed: {ErrnoText.Of(result)}; allow it in the sandbox");
+            $"a child process cannot be waited for or ended: {call} failed: {ErrnoText.Of(result)}; allow it in the sandbox");
     }
 }

@@ -18,17 +18,19 @@ public sealed class KernelLog
     public const string Path = "/dev/kmsg";
 
     /// <summary>
-    /// Bytes of a record, header included: from 976 on, depending on its version, the kernel refuses it (EINVAL), and a console truncates
-    /// it.
+    /// The longest record in bytes, including its header. Depending on its version, the kernel refuses a record of 976 bytes or more
+    /// (EINVAL), and a console truncates it.
     /// </summary>
     public const int MostBytes = 900;
 
-    /// <summary>Records into which a sentence may be split; two longest paths and the error fit. A stack trace is truncated.</summary>
+    /// <summary>
+    /// The maximum number of records for one message: enough for two paths of the maximum length and an error. A stack trace is truncated.
+    /// </summary>
     private const int MostParts = 10;
 
     /// <summary>
-    /// The kernel's own limit (DEFAULT_RATELIMIT_BURST in DEFAULT_RATELIMIT_INTERVAL), which it counts in ticks; so the interval is a tenth
-    /// of a second longer. The last two records are for errors and notices.
+    /// The kernel's own limit (DEFAULT_RATELIMIT_BURST in DEFAULT_RATELIMIT_INTERVAL). The interval here is a tenth of a second longer,
+    /// because the kernel counts in ticks. The last two records of a burst are reserved for errors and notices.
     /// </summary>
     private const int Burst = 10, Reserve = 2, IntervalMilliseconds = 5_100;
 
@@ -43,7 +45,7 @@ public sealed class KernelLog
     private int _leftOut;
 
     /// <summary>
-    /// Writes to an open descriptor, which stays open. <paramref name="process"/> is the process number in each record's header.
+    /// Writes to an open descriptor, which stays open. <paramref name="process"/> is the process ID in each record's header.
     /// </summary>
     public KernelLog(int fd, ITimeSource time, int process)
     {
@@ -89,8 +91,8 @@ public sealed class KernelLog
 
     private bool HasRoom(Priority priority)
     {
-        bool matters = priority is Priority.Error or Priority.Notice;
-        return _time.Milliseconds - _sent[(_next + (matters ? 0 : Reserve)) % Burst] > IntervalMilliseconds;
+        bool important = priority is Priority.Error or Priority.Notice;
+        return _time.Milliseconds - _sent[(_next + (important ? 0 : Reserve)) % Burst] > IntervalMilliseconds;
     }
 
     private int Send(ReadOnlySpan<byte> record)

@@ -19,7 +19,7 @@ namespace Snapuserd.Host;
 ///  11 | 1 byte  | 1: the device belongs to this supervisor: a server has made it or taken it over
 ///  16 | 4 bytes | ops whose payloads are checked: the supervisor holds the COW's lock, so the next server need not check them again
 /// </code>
-/// Little-endian, and written in one call: a kill does not interrupt a system call that copies ten bytes.
+/// Little-endian. The first three fields are written in one call, and a kill does not interrupt a system call that copies ten bytes.
 /// </summary>
 public sealed class PersistedControlState
 {
@@ -62,7 +62,7 @@ public sealed class PersistedControlState
     }
 
     /// <summary>
-    /// For a supervisor: makes the file without any request; its children inherit it. Returns a descriptor or a negative errno.
+    /// For a supervisor: makes the file, with no request in it. Its children inherit it. Returns a descriptor or a negative errno.
     /// </summary>
     public static int Make()
     {
@@ -114,8 +114,8 @@ public sealed class PersistedControlState
     }
 
     /// <summary>
-    /// Records that the server was asked to stop, before the client has an answer: if it is killed before it ends, the supervisor does not
-    /// start another.
+    /// Records that the server was asked to stop, before the client gets its reply. If the server is killed before it ends, the supervisor
+    /// does not start another.
     /// </summary>
     public void NoteStop() => NoteStop(_fd);
 
@@ -130,7 +130,8 @@ public sealed class PersistedControlState
     }
 
     /// <summary>
-    /// For the supervisor: true if a server had the device, according to the file. Otherwise the device may belong to another image.
+    /// For the supervisor: true if a server had the device, according to the file, or if the file cannot be read. If false, the device may
+    /// belong to another image.
     /// </summary>
     public static bool HadDevice(int fd)
     {
@@ -155,7 +156,7 @@ public sealed class PersistedControlState
         lock (_gate)
         {
             if (_failed || !_restored) return;
-            // A request stays recorded; a server that has just started has not got it again yet.
+            // Keep a recorded merge request: a server that has just started may not have been asked again yet.
             _mergeAsked |= snapshot.MergeRequested;
             SnapshotStatus status = snapshot.Status;
             Span<byte> record = stackalloc byte[Bytes];
@@ -170,6 +171,6 @@ public sealed class PersistedControlState
     {
         _failed = true;
         _log.Write(Priority.Warning, "requests_forgotten",
-            $"what ctl asks for is forgotten if this server is killed: {ErrnoText.Of(Math.Min(result, 0))}");
+            $"requests of ctl are lost if this server is killed: {ErrnoText.Of(Math.Min(result, 0))}");
     }
 }

@@ -12,10 +12,12 @@ public sealed class ReadyNotifier
 {
     private int _fd;
 
-    /// <summary>The socket of the service manager; null without one.</summary>
+    /// <summary>Path of the service manager's socket; null if there is none.</summary>
     public string? Manager { get; init; } = OwnProcess.Variable("NOTIFY_SOCKET");
 
-    /// <summary>A notifier with the descriptor of `--ready-fd`, or −1 for none. Exit code 64 when that descriptor is not open.</summary>
+    /// <summary>
+    /// Takes the descriptor of `--ready-fd`, or −1 if there is none. Throws with exit code 64 if that descriptor is not open.
+    /// </summary>
     public ReadyNotifier(int fd)
     {
         _fd = fd;
@@ -23,17 +25,17 @@ public sealed class ReadyNotifier
             throw new SnapuserdException(ExitCode.Usage, $"--ready-fd {_fd}: no such descriptor is open");
     }
 
-    /// <summary>Writes the device's line to the descriptor, once, and closes it.</summary>
+    /// <summary>Writes the device's path as a line to the descriptor and closes the descriptor.</summary>
     public void TellReader(string device)
     {
         if (_fd < 0) return;
-        // The reader may be gone; the device is needed anyway.
+        // Ignore the result: if the reader is gone, the device is needed all the same.
         _ = Libc.Write(_fd, ByteText.Encode(device + "\n"));
         Close();
     }
 
     /// <summary>Tells the service manager that the device is usable.</summary>
-    // Lines of UTF-8 only: no character of a path may start another line.
+    // The message consists of lines of UTF-8, so a line feed in a path must be escaped.
     public void TellManager(string device) => Notify($"READY=1\nSTATUS=serving {VisibleText.OnTerminal(device)}");
 
     /// <summary>Tells the service manager that the server is about to end.</summary>
@@ -51,7 +53,7 @@ public sealed class ReadyNotifier
         if (Manager is not { Length: > 1 } path) return;
         int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_DGRAM | Libc.SOCK_CLOEXEC, 0);
         if (fd < 0) return;
-        // The manager may be gone, and a blocked one is not waited for.
+        // Ignore the result: the manager may be gone. Do not wait for a blocked one.
         _ = Libc.SendTo(fd, ByteText.Encode(message), Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT, path);
         _ = Libc.Close(fd);
     }

@@ -8,8 +8,8 @@ using Snapuserd.Merge;
 namespace Snapuserd.Host;
 
 /// <summary>
-/// How often a merge was resumed. The COW says only that its merge had begun, which counts as one. A supervisor counts how often it has
-/// started the server, and passes the count to the next server.
+/// How often a merge was resumed. The COW records only that its merge has begun, which counts as one. A supervisor counts how often it has
+/// restarted the server, and passes the count to the next server.
 /// </summary>
 public static class ResumeCount
 {
@@ -20,12 +20,12 @@ public static class ResumeCount
     public static int? Counted =>
         int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int count) ? count : null;
 
-    /// <summary>ResumeCount up to the run with <paramref name="result"/>.</summary>
+    /// <summary>The number of times that the merge was resumed, up to and including the run with <paramref name="result"/>.</summary>
     public static int Times(MergeResult result) => Counted ?? (result.WasResumed ? 1 : 0);
 
     /// <summary>
-    /// 1 if an earlier run has counted an op of the COW, else 0. Also 0 if the COW cannot be read; the error is reported when the COW is
-    /// opened later.
+    /// 1 if the COW records an op as merged by an earlier run, otherwise 0. Also 0 if the COW cannot be read; the error is reported when
+    /// the COW is opened later.
     /// </summary>
     public static int Before(string cow)
     {

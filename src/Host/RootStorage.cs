@@ -15,20 +15,20 @@ public static class RootStorage
         string[] arguments = OwnProcess.Arguments();
         if (arguments[0].StartsWith('@') || !Exists("/etc/initrd-release")) return;
         arguments[0] = "@snapuserd";
-        // If that fails, continue: a device that lasts until shutdown is better than none.
+        // If this fails, continue without the name: a device that works until shutdown is better than none.
         _ = Libc.ExecV("/proc/self/exe", arguments);
     }
 
     /// <summary>
     /// Moves the process into the system's root. After switch_root, a process started from the ramdisk has an empty root with the system's
-    /// root mounted over it. Without such a mount this has no effect. It concerns the whole process, so only a process with one snapshot
-    /// calls it.
+    /// root mounted over it. Without such a mount this has no effect. The root is that of the whole process, so only a process with one
+    /// snapshot may call this.
     /// </summary>
     public static void EnterSystemRoot() => _ = Libc.ChRoot("/..");
 
     /// <summary>
-    /// Locks pages in memory once they were touched, because reading them back may need the device that this process serves. Also makes the
-    /// kernel kill other processes first when memory is short. Logs a warning for each step that is not permitted.
+    /// Locks this process's pages in memory as they are touched, because reading them back may need the device that this process serves.
+    /// Also makes the kernel kill other processes first when memory is short. Logs a warning for each step that fails.
     /// </summary>
     public static void StayInMemory(ILog log)
     {

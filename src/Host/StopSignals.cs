@@ -7,8 +7,8 @@ namespace Snapuserd.Host;
 /// <summary>
 /// Turns SIGTERM, SIGINT and SIGHUP into a stop request. The handler sets a flag and wakes the thread that waits for I/O; the command stops
 /// at its next safe point. (signalfd would need the signals blocked in every thread, and the runtime's collector threads are not under this
-/// program's control.) A command makes one before it opens anything, and disposes it last. From then on no signal ends the process: a
-/// second signal between the last result and the exit must not turn a success into a failure.
+/// program's control.) A command creates this object before it opens anything, and disposes of it last. Even afterwards none of these
+/// signals ends the process: a second signal between the last result and the exit must not turn a success into a failure.
 /// </summary>
 public sealed class StopSignals : IDisposable
 {
@@ -31,13 +31,12 @@ public sealed class StopSignals : IDisposable
     /// <summary>Set by the first signal.</summary>
     public StopFlag Flag { get; } = new(() => EndSignals.HaveCome);
 
-    /// <summary>Signalled by every signal; for the command's only queue.</summary>
+    /// <summary>Signalled by every such signal. Only one queue may wait on it: the command's.</summary>
     public WakeUp WakeUp { get; } = new();
 
     /// <summary>
-    /// For a server, before it opens anything: ignores signals that other programs send to such a daemon or to all processes. Android's
-    /// daemon accepts SIGUSR1 and does nothing. SIGPWR announces a possible power failure, when a server is needed most. Child processes
-    /// inherit this.
+    /// For a server, before it opens anything: ignores SIGUSR1 and SIGPWR, which would end the process by default. Android's daemon also
+    /// ignores SIGUSR1. SIGPWR announces a possible power failure, when a server is needed most. Child processes inherit this.
     /// </summary>
     public static void IgnoreOthers()
     {
@@ -46,8 +45,8 @@ public sealed class StopSignals : IDisposable
     }
 
     /// <summary>
-    /// For every command, before anything else: makes a closed reader and a file at its limit (ulimit -f) errors of write(2), which a
-    /// command can handle.
+    /// For every command, before anything else: ignores SIGPIPE and SIGXFSZ. A closed pipe, or a file at its size limit (ulimit -f), then
+    /// makes write(2) return an error, which a command can handle.
     /// </summary>
     public static void IgnoreThoseOfWrites()
     {
@@ -55,7 +54,10 @@ public sealed class StopSignals : IDisposable
         _ = Libc.IgnoreSignal(Libc.SIGXFSZ);
     }
 
-    /// <summary>Installs the handlers; they signal an eventfd, or none if it is −1. Exit code 71 if the system refuses.</summary>
+    /// <summary>
+    /// Installs the handlers, which signal the eventfd <paramref name="wakeUp"/> unless it is −1. Throws with exit code 71 if the system
+    /// refuses.
+    /// </summary>
     public static void Listen(int wakeUp)
     {
         int result = EndSignals.Listen(wakeUp);

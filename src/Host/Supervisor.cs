@@ -9,12 +9,12 @@ using Snapuserd.Text;
 namespace Snapuserd.Host;
 
 /// <summary>
-/// `serve --supervise`: a parent process that restarts the server after a kill, so that readers of the device see a pause only. It keeps
-/// all that it needs in memory, because the file system that it came from may be gone, or may be on the device itself. The program is a
-/// file in memory, and the supervisor's memory is locked. Supervisor and server have a root of their own with only /dev and the folders of
-/// the named files. So no path lookup can reach the device, which does not answer while its server is dead, and paths mean the same before
-/// and after switch_root. It also holds the COW, the base and the source (<see cref="SupervisorHolds"/>), so that they are never free
-/// between two servers.
+/// `serve --supervise`: a parent process that restarts the server after a kill, so that readers of the device see a pause only. The
+/// supervisor keeps everything that it needs in memory, because the file system with its program may be gone, or may be on the device
+/// itself. So it copies the program to a file in memory, and locks its own memory. Supervisor and server have a root of their own with only
+/// /dev and the folders of the named files. So no path lookup can reach the device, which does not answer while its server is dead, and
+/// paths mean the same before and after switch_root. The supervisor also holds the COW, the base and the source
+/// (<see cref="SupervisorHolds"/>), so that they are never free between two servers.
 /// <code>
 ///   killed by a signal -> restart; ended while the device waits for a server -> restart; ended otherwise -> exit with the server's code
 ///   ten failures in a row -> remove the device if it is not in use; otherwise restart, with a growing pause
@@ -23,21 +23,25 @@ namespace Snapuserd.Host;
 public sealed class Supervisor
 {
     /// <summary>
-    /// Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and the increment of the pause between them: six
-    /// seconds of pause for the readers in all.
+    /// The number of failures in a row after which the supervisor gives up or waits longer; a server that ends within
+    /// <see cref="ShortMilliseconds"/> of its start has failed. The pause before a restart grows by <see cref="PauseMilliseconds"/> each
+    /// time: 4.5 seconds in all.
     /// </summary>
     private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
 
     /// <summary>
-    /// A server that exits within this time while its device still waits counts as a failure too: a take-over may wait long before it gives
+    /// A server that exits (rather than being killed) has failed if it did so within this time: a take-over may wait long before it gives
     /// up.
     /// </summary>
     private const int LongStartMilliseconds = 60_000;
 
-    /// <summary>The longest pause after more failures with a device in use; the pause doubles each time.</summary>
+    /// <summary>
+    /// The longest pause between restarts after <see cref="MostFailures"/> failures while the device is in use. The pause doubles each
+    /// time.
+    /// </summary>
     private const int LongestPauseMilliseconds = 60_000;
 
-    /// <summary>Milliseconds between two checks whether a pause must end.</summary>
+    /// <summary>Milliseconds between two checks during a pause for a signal or a stop request.</summary>
     private const int LookMilliseconds = 100;
 
     private readonly SupervisorOptions _options;
@@ -46,7 +50,7 @@ public sealed class Supervisor
     private int _requests = -1;
     private SupervisorHolds? _holds;
 
-    // No signal ends the process: a second one at the very end must not turn a success into a failure.
+    // None of the stop signals may end the process: a second one just before the exit must not turn a success into a failure.
     private Supervisor(SupervisorOptions options, IMachineLog log)
     {
         (_options, _log) = (options, log);
@@ -54,13 +58,12 @@ public sealed class Supervisor
     }
 
     /// <summary>
-    /// Supervises until the server exits, or cannot be kept alive while its device is not in use; the device is then removed. A device that
-    /// is mounted, held, open or has waiting requests is never removed: waiting readers are better than readers with errors, and the next
-    /// start may succeed.
+    /// Supervises until the server exits, or until it has failed too often while its device is not in use; the device is then removed. A
+    /// device that is mounted, held, open or has waiting requests is never removed: waiting readers are better than readers with errors,
+    /// and the next start may succeed.
     /// </summary>
     /// <param name="options">The server.</param>
-    /// <param name="ready">The descriptors that announce that the device is usable: the first server inherits them, and this process closes
-    /// its copies.</param>
+    /// <param name="ready">The notifier of the first server, which inherits its descriptor; this process closes its copy.</param>
     /// <param name="log">Receives records about the servers.</param>
     public static ExitCode Run(SupervisorOptions options, ReadyNotifier ready, IMachineLog log)
     {
@@ -71,14 +74,14 @@ public sealed class Supervisor
         supervisor._requests = PersistedControlState.Make();
         if (supervisor._requests < 0)
             log.Write(Priority.Warning, "requests_forgotten",
-                $"what ctl asks for is forgotten if the server is killed: {ErrnoText.Of(supervisor._requests)}");
+                $"requests of ctl are lost if the server is killed: {ErrnoText.Of(supervisor._requests)}");
         supervisor._holds = new SupervisorHolds(options);
         try
         {
             supervisor._holds.TakeMissing();
             MoveOut(folders);
             supervisor._holds.Listen();
-            // All of it, at once: pages needed to restart the server might otherwise have to be read from its device.
+            // Lock all pages at once: a page that is needed to restart the server might otherwise have to be read from the server's device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
             if (locked < 0)
                 log.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {ErrnoText.Of(locked)}");
@@ -107,7 +110,8 @@ public sealed class Supervisor
             int child = Child.Start("the server", program, arguments, Environ());
             EndSignals.Forward(child);
             arguments = Without(given, again: true);
-            // The server owns the descriptor now: a reader that reads to the end then waits for that process only.
+            // The server has inherited the descriptor. Without this copy, a reader gets the end of the stream as soon as the server closes
+            // it.
             ready.Close();
             (int code, int signal) = Wait(child);
             _holds.TakeBaseAgain();
@@ -129,7 +133,7 @@ public sealed class Supervisor
             }
             if (use != null) PauseLong($"the server {how}, {failures} times in a row", use, failures - MostFailures);
             else if (!IsToStop(out _)) _log.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
-            // The server was asked to stop and killed before it could: do not start another.
+            // The server was asked to stop but was killed before it stopped: do not start another.
             if (IsToStop(out bool merges))
             {
                 RemoveDead();
@@ -154,8 +158,8 @@ public sealed class Supervisor
     }
 
     /// <summary>
-    /// Waits before the next restart while the device is in use, longer each time, and answers `ctl` meanwhile. Ends at once when the
-    /// server must stop.
+    /// Waits before the next restart because the device is in use, longer each time, and answers `ctl` meanwhile. Returns early after a
+    /// stop signal or a stop request.
     /// </summary>
     private void PauseLong(string failure, string use, int times)
     {
@@ -184,7 +188,8 @@ public sealed class Supervisor
         int result, code = 0, signal = 0;
         do result = Libc.WaitForEnd(child);
         while (Retry.Interrupted(result));
-        // The number is not reused until the child is collected; no signal may reach a later process with that number.
+        // The process ID is not reused until the child is reaped. Stop forwarding before that, so that no signal reaches a later process
+        // with the same ID.
         EndSignals.Forward(0);
         if (result == 0) result = Libc.WaitPid(child, out code, out signal);
         return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {ErrnoText.Of(result)}")
@@ -213,9 +218,9 @@ public sealed class Supervisor
     }
 
     /// <summary>
-    /// Gives this thread, and with it the servers, a root of their own with those folders of the old one. It is in a new mount namespace,
-    /// so other processes do not see it, and moves and removals elsewhere do not affect it. What is unmounted elsewhere is unmounted here
-    /// as well.
+    /// Gives this thread, and the servers that it starts, a new root that contains only those folders of the old root. The new root is in a
+    /// mount namespace of its own, so other processes do not see it, and moving or removing a mount point's folder elsewhere does not
+    /// affect it. A file system that is unmounted elsewhere is unmounted here as well.
     /// </summary>
     private static void MoveOut(string[] folders)
     {
@@ -225,10 +230,11 @@ public sealed class Supervisor
         Check(Libc.Mount("none", "/", "ramfs", 0), "an empty root");
         // "/" is still the old root, and ".." of a root leads to the mount on top of it.
         Check(Libc.ChDir("/.."), "an empty root");
-        foreach (string folder in folders) Check(Bind(folder), folder);
+        foreach (string folder in folders) Check(Bind(folder), $"{folder} in its own root");
         // Needed only for messages and oom_score_adj.
         _ = Bind("/proc");
-        // Shows whether there is a udev to inform of the mapped device. The folder is the same before and after switch_root.
+        // A server sees there whether udev runs and must be informed of the mapped device. The folder is the same before and after
+        // switch_root.
         _ = Bind(SystemUdev.Folder);
         Check(Libc.ChRoot("."), "an empty root");
     }
@@ -245,11 +251,11 @@ public sealed class Supervisor
 
     private static void Check(int result, string what)
     {
-        if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"--supervise cannot have {what}");
+        if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"--supervise cannot set up {what}");
     }
 
     /// <summary>
-    /// This program as a file in memory. If the system cannot execute such a file, the original file, which is enough in a ramdisk.
+    /// Opens a copy of this program in memory, or the original file if no copy can be made. In a ramdisk the original is in memory anyway.
     /// </summary>
     private static int CopyOfProgram()
     {
@@ -278,8 +284,8 @@ public sealed class Supervisor
     }
 
     /// <summary>
-    /// The server's command line without `--supervise`. After the first start also without the descriptor of `--ready-fd`, which is closed
-    /// by then.
+    /// The server's command line: <paramref name="given"/> without `--supervise`. When a server is started <paramref name="again"/>,
+    /// `--ready-fd` is omitted as well, because its descriptor is closed by then.
     /// </summary>
     private static string[] Without(string[] given, bool again)
     {
@@ -295,8 +301,8 @@ public sealed class Supervisor
     }
 
     /// <summary>
-    /// This process's environment, with the resume count, the server's name for `ctl`, the supervisor's process number, the held
-    /// descriptors, and the file of the requests.
+    /// This process's environment, with the resume count, the server's name for `ctl`, the supervisor's process ID, the held descriptors,
+    /// and the descriptor of the request file.
     /// </summary>
     private string[] Environ()
     {

@@ -7,12 +7,13 @@ namespace Snapuserd.Host;
 
 /// <summary>
 /// The storage of a supervised server, held by its supervisor: opened and locked once, as the server needs it, and inherited by every
-/// server. After a kill nothing becomes free before the next server starts, so no merge, mount or `create --output` of another process can
-/// begin in between.
+/// server. So the storage stays locked between a kill and the start of the next server, and no other process can mount it, merge it or
+/// overwrite it (`create --output`) in between.
 /// <para>
-/// The server opens the same files again for its I/O. That distinguishes the kernel's remaining work for a killed server from the
-/// supervisor's holds (<see cref="BlockDevice"/>). Before a server puts a mapped device on the base, it asks the supervisor to give up its
-/// hold on the base, because the kernel permits one holder only. The locks among this program's processes stay.
+/// The server opens the same files again for its I/O. So the next server can distinguish the I/O that the kernel still completes for a
+/// killed server from the supervisor's holds (<see cref="BlockDevice"/>). Before a server maps a device to the base, it asks the supervisor
+/// to give up its exclusive hold on the base, because the kernel permits only one holder. The file locks, which exclude other processes of
+/// this program, stay.
 /// </para>
 /// </summary>
 public sealed class SupervisorHolds : IDisposable
@@ -24,7 +25,7 @@ public sealed class SupervisorHolds : IDisposable
     private bool _baseIsGivenUp;
     private int _baseAgain = -1;
 
-    /// <summary>Holds nothing yet. Exit code 71 without descriptors.</summary>
+    /// <summary>Creates the object without opening any storage. Throws with exit code 71 if no descriptors are left.</summary>
     public SupervisorHolds(SupervisorOptions options)
     {
         _options = options;
@@ -38,8 +39,8 @@ public sealed class SupervisorHolds : IDisposable
     public int ReleaseSocket { get; }
 
     /// <summary>
-    /// Takes the holds that are missing. If a file cannot be held, the server opens it as well and reports the error, or knows the reason:
-    /// after the hand-over the mapped device holds the base.
+    /// Opens and locks each file that is not held yet. Ignores failures: the server opens the files as well and reports the error, unless
+    /// it is expected. For example, after the hand-over the mapped device holds the base.
     /// </summary>
     public void TakeMissing()
     {
@@ -56,7 +57,7 @@ public sealed class SupervisorHolds : IDisposable
             }
             catch (SnapuserdException)
             {
-                // The server opens the files as well, and ends with the reason.
+                // The server opens the files as well and reports the error.
             }
             foreach (int fd in All()) _ = Libc.Fcntl(fd, Libc.F_SETFD, 0);
         }
@@ -68,7 +69,7 @@ public sealed class SupervisorHolds : IDisposable
         lock (_gate) return InheritedHolds.ForChild(All());
     }
 
-    /// <summary>Starts to answer servers that ask for the release of the base.</summary>
+    /// <summary>Starts the thread that answers servers' requests to release the base.</summary>
     public void Listen() => WorkerThread.Start("release", StackSize.Small, Answer);
 
     /// <summary>Releases everything. A server that is still alive has descriptors of its own.</summary>
@@ -106,8 +107,9 @@ public sealed class SupervisorHolds : IDisposable
     }
 
     /// <summary>
-    /// Holds the base again. A server that was killed after the release may not have put the mapped device on the base; with this hold no
-    /// program can mount the base before the next server starts. Does not wait: if the server did, the mapped device holds the base.
+    /// Holds the base again. A server that was killed after the release may not have mapped its device to the base; with this hold no
+    /// program can mount the base before the next server starts. If the server had mapped it, the mapped device holds the base, and this
+    /// call has no effect.
     /// </summary>
     public void TakeBaseAgain()
     {

@@ -1,6 +1,6 @@
 namespace Snapuserd.Host;
 
-/// <summary>The server that a <see cref="Supervisor"/> keeps alive, according to the command line of both.</summary>
+/// <summary>Describes the server that a <see cref="Supervisor"/> keeps alive, according to their common command line.</summary>
 public sealed record SupervisorOptions
 {
     /// <summary>The server's name for `ctl`.</summary>
@@ -12,7 +12,7 @@ public sealed record SupervisorOptions
     /// <summary>Path of the base.</summary>
     public required string Base { get; init; }
 
-    /// <summary>Path of the source; null if that is the base.</summary>
+    /// <summary>Path of the source; null if the base is the source.</summary>
     public string? Source { get; init; }
 
     /// <summary>Path of the control socket; null for none.</summary>
@@ -21,12 +21,12 @@ public sealed record SupervisorOptions
     /// <summary>Number of the ublk device; −1 if the kernel chooses.</summary>
     public int Device { get; init; } = -1;
 
-    /// <summary>The server merges without a request.</summary>
+    /// <summary>True if the server merges without a request.</summary>
     public bool Merges { get; init; }
 
-    /// <summary>The server may merge, at once or on request.</summary>
+    /// <summary>True if the server may merge, at once or on request.</summary>
     public bool MayMerge { get; init; }
 
-    /// <summary>The devices are not locked.</summary>
+    /// <summary>True if the devices are not locked.</summary>
     public bool WithoutLock { get; init; }
 }

@@ -144,7 +144,7 @@ public sealed class PersistedControlStateTests : IDisposable
         _ = Libc.Close(empty);
         PersistedControlState requests = new(-1, _lines.Output);
         Assert.Equal(0, requests.CheckedOps);
-        Assert.Contains("what ctl asks for is forgotten if this server is killed", _lines.Diagnostics, StringComparison.Ordinal);
+        Assert.Contains("requests of ctl are lost if this server is killed", _lines.Diagnostics, StringComparison.Ordinal);
         Assert.Contains("EBADF", _lines.Diagnostics, StringComparison.Ordinal);
     }
 
@@ -178,7 +178,7 @@ public sealed class PersistedControlStateTests : IDisposable
         Assert.Equal("", _lines.Diagnostics);
         snapshot.SetRate(77);
         snapshot.Pause();
-        Assert.Matches(@"^snapuserd: what ctl asks for is forgotten[^\n]*EBADF[^\n]*\n$", _lines.Diagnostics);
+        Assert.Matches(@"^snapuserd: requests of ctl are lost[^\n]*EBADF[^\n]*\n$", _lines.Diagnostics);
     }
 
     [Theory]

@@ -47,7 +47,7 @@ public sealed class BootCallTests : IDisposable
     [InlineData(SYS_mkdir, ExitCode.CannotCreate, "FOLDER cannot be made: ")]
     [InlineData(SYS_socketpair, ExitCode.OutOfResources, "a server cannot be started: ")]
     [InlineData(SYS_clone, ExitCode.OutOfResources, "a server cannot be started: ")]
-    [InlineData(SYS_wait4, ExitCode.Unavailable, "a process that is started could not be waited for and ended: wait4 failed: ")]
+    [InlineData(SYS_wait4, ExitCode.Unavailable, "a child process cannot be waited for or ended: wait4 failed: ")]
     public void A_server_that_the_system_refuses_is_an_error_with_its_reason(uint call, ExitCode code, string words)
     {
         using BootSystem system = System();
@@ -60,7 +60,7 @@ public sealed class BootCallTests : IDisposable
 
     [Theory]
     [InlineData(SYS_clone, ExitCode.OutOfResources, "a merge cannot be started: ")]
-    [InlineData(SYS_wait4, ExitCode.Unavailable, "a process that is started could not be waited for and ended: wait4 failed: ")]
+    [InlineData(SYS_wait4, ExitCode.Unavailable, "a child process cannot be waited for or ended: wait4 failed: ")]
     public void A_merge_that_the_system_refuses_is_an_error_with_its_reason(uint call, ExitCode code, string words)
     {
         using BootSystem system = System();
