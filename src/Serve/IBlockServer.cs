@@ -3,18 +3,18 @@ using System;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Provides a <see cref="SnapshotView"/> as a block device or a substitute for one, and answers its requests on threads of its own. There
-/// are three kinds: ublk, NBD, dm-user.
+/// Provides a <see cref="SnapshotView"/> as a block device or an equivalent (an NBD socket), and answers the requests on threads of its
+/// own. There are three kinds: ublk, NBD and dm-user.
 /// <para>
-/// Every request gets exactly one answer. A read that fails, a write, and any other request get an error of their own and do not affect
-/// other requests.
+/// Every request gets exactly one reply. A failed read, a write and an unsupported request each get an error, and do not affect other
+/// requests.
 /// </para>
 /// </summary>
 public interface IBlockServer : IDisposable
 {
     /// <summary>
-    /// Makes the device, which is usable when this returns. Returns the path to open: a device or a socket. Exit code 69 when the kernel
-    /// lacks a feature, 76 when the name is taken, 77 without permission, 71 without memory.
+    /// Makes the device, which is usable when this returns. Returns the path to open: a device or a socket. Throws with exit code 69 if the
+    /// kernel lacks a feature, 76 if the name is in use, 77 without permission, and 71 if memory is short.
     /// </summary>
     string Start();
 
@@ -36,15 +36,15 @@ public interface IBlockServer : IDisposable
     }
 
     /// <summary>
-    /// Null while it serves; the reason once the device is gone or a thread has failed. The server's wake-up is signalled then.
+    /// Null while the server works. Once the device is gone or a thread has failed, the reason; the server's wake-up is signalled then.
     /// </summary>
     string? Failure { get; }
 
-    /// <summary>Clients connected to a socket; 0 for a device, whose users the kernel knows.</summary>
+    /// <summary>The number of clients connected to a socket. 0 for a device, whose users only the kernel knows.</summary>
     int Clients => 0;
 
     /// <summary>
-    /// Accepts no more requests, answers those in flight and removes the device. From any thread; returns when it is done.
+    /// Stops accepting requests, answers those in flight, and removes the device; returns afterwards. May be called from any thread.
     /// </summary>
     void Stop();
 }

@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// The resources with which a serving thread reads the view: memory, a queue of synchronous system calls, and a buffer per read. Made, used
-/// and disposed of by that thread.
+/// The resources with which a serving thread reads the view: memory, a queue of synchronous system calls, and a buffer per read. That
+/// thread must create, use and dispose of this object.
 /// </summary>
 public sealed class ReadContext : IDisposable
 {
@@ -15,12 +15,13 @@ public sealed class ReadContext : IDisposable
     private readonly SyncQueue _queue;
     private readonly Slice[] _buffers;
 
-    /// <summary>The minimum number of requests that the queue takes at once: 1 MiB of single blocks needs many.</summary>
+    /// <summary>The minimum depth of the queue: a read of 1 MiB that consists of scattered single blocks needs many requests.</summary>
     private const int LeastDepth = 32;
 
     /// <summary>
     /// Resources for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes. <paramref name="devices"/> are
-    /// those of the view's engine, by number. Takes <see cref="Bytes"/> of memory; exit code 71 if there is none.
+    /// the devices of the view's engine, indexed by device number. Allocates <see cref="Bytes"/> of memory; throws with exit code 71 if
+    /// that fails.
     /// </summary>
     public ReadContext(SnapshotView view, BlockDevice[] devices, int reads, int bufferBytes)
     {
@@ -41,7 +42,7 @@ public sealed class ReadContext : IDisposable
     /// <summary>Stopwatch ticks spent so far on reading for the current request; the server maintains it.</summary>
     internal long Ticks { get; set; }
 
-    /// <summary>The buffer of the read with that number.</summary>
+    /// <summary>The buffer of read <paramref name="read"/>.</summary>
     public Slice Buffer(int read) => _buffers[read];
 
     /// <summary>The bytes of a buffer, or of a part of it.</summary>

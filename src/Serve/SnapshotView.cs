@@ -8,7 +8,7 @@ using Snapuserd.Merge;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// The number of reads that clients requested, and the longest time from the arrival of one until its answer is ready, in microseconds.
+/// The number of reads that clients requested, and the longest time from a read's arrival until its data is ready, in microseconds.
 /// </summary>
 public readonly struct ReadTimes(long reads, long worstMicroseconds)
 {
@@ -20,8 +20,8 @@ public readonly struct ReadTimes(long reads, long worstMicroseconds)
 }
 
 /// <summary>
-/// The merged image before, during and after the merge, for any number of threads, each with a <see cref="ViewReader"/> of its own. The
-/// engine's <see cref="ReaderGate"/> says where every op must be read at the moment (design §6).
+/// The merged image before, during and after the merge. Any number of threads may read it, each with a <see cref="ViewReader"/> of its own.
+/// The engine's <see cref="ReaderGate"/> tells a reader from where it must read each op at the moment (design §6).
 /// </summary>
 public sealed class SnapshotView : IDisposable
 {
@@ -32,9 +32,9 @@ public sealed class SnapshotView : IDisposable
     private long _worst;
 
     /// <summary>
-    /// A view of the image that <paramref name="engine"/> merges; the engine was opened (<see cref="MergeEngine.Open()"/>) and outlives the
-    /// view. <paramref name="cacheBytes"/> is memory for decoded units. <paramref name="report"/> gets a sentence for every read that
-    /// fails, on the thread that reads. Exit code 71 if there is no memory.
+    /// A view of the image that <paramref name="engine"/> merges. The engine must be open (<see cref="MergeEngine.Open()"/>) and outlive
+    /// the view. <paramref name="cacheBytes"/> is the size of the cache for decoded units. <paramref name="report"/> receives a message for
+    /// every read that fails, on the thread that reads. Throws with exit code 71 if memory is short.
     /// </summary>
     public SnapshotView(MergeEngine engine, MergeSetup setup, int cacheBytes, Action<string>? report = null)
     {
@@ -49,10 +49,10 @@ public sealed class SnapshotView : IDisposable
     /// <summary>Bytes of the image: the length of the base.</summary>
     public long Length { get; }
 
-    /// <summary>Reads that ended with an error so far.</summary>
+    /// <summary>The number of reads that have failed so far.</summary>
     public int Failures => Volatile.Read(ref _failures);
 
-    /// <summary>Reads requested by clients of all servers of this view, and their longest duration, so far.</summary>
+    /// <summary>The number of reads by clients of all servers of this view so far, and the longest duration of one.</summary>
     public ReadTimes Times => new(Volatile.Read(ref _reads), Volatile.Read(ref _worst));
 
     /// <summary>The COW.</summary>
@@ -75,11 +75,11 @@ public sealed class SnapshotView : IDisposable
     /// <summary>The current time, as the arrival time for <see cref="Answered"/>.</summary>
     internal static long Now => Stopwatch.GetTimestamp();
 
-    /// <summary>Records a client's read whose answer is ready, or which has failed; <paramref name="came"/> is its arrival time.</summary>
+    /// <summary>Records a client's read that has completed or failed; <paramref name="came"/> is its arrival time.</summary>
     internal void Answered(long came) => RecordLatency(Now - came);
 
     /// <summary>
-    /// Records a read that was sent in parts: <paramref name="ticks"/> excludes the time that the client took to receive them.
+    /// Records a read that took <paramref name="ticks"/> without the time for sending. For a read whose data is sent in parts.
     /// </summary>
     internal void RecordLatency(long ticks)
     {
@@ -93,6 +93,6 @@ public sealed class SnapshotView : IDisposable
         }
     }
 
-    /// <summary>Frees the cache; no reader is left at this point.</summary>
+    /// <summary>Frees the cache. All readers must have been disposed of before.</summary>
     public void Dispose() => Cache.Dispose();
 }

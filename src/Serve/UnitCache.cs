@@ -4,12 +4,12 @@ using Snapuserd.Block;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// The most recently decoded units of which only a part was requested: the next read mostly asks for the next part. Thread-safe: a lock is
-/// held while bytes are copied, which takes little time compared with decoding.
+/// Caches the most recently used of the decoded units of which a read requested only a part, because the next read usually requests the
+/// next part. Thread-safe: a lock is held while bytes are copied, which takes little time compared with decoding.
 /// </summary>
 internal sealed class UnitCache : IDisposable
 {
-    /// <summary>A file system reads a few places at a time; more entries would only lengthen the search.</summary>
+    /// <summary>Enough entries for a file system, which reads only a few places at a time; more would only lengthen the search.</summary>
     private const int MostEntries = 32;
 
     private readonly object _gate = new();
@@ -25,7 +25,8 @@ internal sealed class UnitCache : IDisposable
     }
 
     /// <summary>
-    /// A cache for units of up to <paramref name="unitBytes"/> bytes, in <paramref name="bytes"/> of memory; it holds at least one.
+    /// A cache of <paramref name="bytes"/> for units of up to <paramref name="unitBytes"/> bytes each. It has room for at least one unit,
+    /// even if that takes more memory.
     /// </summary>
     public UnitCache(int bytes, int unitBytes)
     {
@@ -35,7 +36,8 @@ internal sealed class UnitCache : IDisposable
     }
 
     /// <summary>
-    /// Copies the bytes from <paramref name="from"/> on of the unit of the op with that index in the file; false if it is not cached.
+    /// Copies bytes of the unit of op <paramref name="op"/> (its index in the file), starting at byte <paramref name="from"/> of the unit.
+    /// False if the unit is not cached.
     /// </summary>
     public bool TryCopy(int op, int from, Span<byte> destination)
     {

@@ -12,17 +12,19 @@ namespace Snapuserd.Serve;
 /// <code>
 ///   enter the gate -> plan as much as the memory holds -> read -> leave the gate -> decode -> again, until all is there
 /// </code>
-/// So a merge waits for devices at most, never for a decoder or for a client that receives the answer.
+/// So a merge that waits for readers waits only for their device reads, never for decoding or for a client that receives the data.
 /// </summary>
 internal sealed class ViewRead
 {
     /// <summary>
-    /// Memory for stored payloads: 1 MiB compressed to an eighth is read in one round, and a thousand concurrent reads take 128 MiB.
+    /// Memory for stored payloads: enough to read 1 MiB, compressed to an eighth, in one round. A thousand concurrent reads take about 128
+    /// MiB.
     /// </summary>
     private const int StoredBytes = 128 << 10;
 
     /// <summary>
-    /// Requests of one round; a hundred of them need some KiB of bookkeeping. 1 MiB of single blocks from as many places needs 256.
+    /// The maximum number of requests of one round: 1 MiB of scattered single blocks needs 256. A hundred requests need a few KiB of
+    /// bookkeeping.
     /// </summary>
     private const int MostPieces = 256;
 
@@ -43,7 +45,7 @@ internal sealed class ViewRead
     private int _itemCount;
     private int _storedUsed;
     private int _cursor;
-    // The last position looked up in the merge order: the next lookup is mostly the following position.
+    // The position in the merge order that the last lookup found; the next lookup usually finds the following one.
     private int _place;
     private int _pass;
     private bool _entered;
@@ -64,7 +66,7 @@ internal sealed class ViewRead
         public Slice Stored;
         public Slice Target;
         public int From;
-        /// <summary>An Xor's source block; it is in the target if the target takes the whole block.</summary>
+        /// <summary>The memory for an Xor's source block: the target itself if the whole block is requested.</summary>
         public Slice Source;
     }
 
@@ -81,16 +83,17 @@ internal sealed class ViewRead
     }
 
     /// <summary>
-    /// Bytes of memory for a read: a unit, a block, and payloads; the longest payload fits together with an Xor's source.
+    /// The memory that a read needs, in bytes: for a decoded unit, a decoded Xor block, and payloads. The last part is large enough for the
+    /// longest payload together with an Xor's source block.
     /// </summary>
     public static int MemoryBytes(CowFile cow) =>
         (cow.MaxUnitBytes + CowOp.BlockSize + Math.Max(StoredBytes, cow.MaxStoredBytes + CowOp.BlockSize) + CowOp.BlockSize - 1)
         & -CowOp.BlockSize;
 
-    /// <summary>The tag that the caller of Begin gave.</summary>
+    /// <summary>The tag that the caller passed to <see cref="Begin"/>.</summary>
     public uint Tag { get; private set; }
 
-    /// <summary>Bytes read, all that were requested, or a negative errno.</summary>
+    /// <summary>The requested number of bytes after success, or a negative errno.</summary>
     public int Result { get; private set; }
 
     /// <summary>Payloads decoded by all reads that used this object.</summary>
@@ -105,7 +108,7 @@ internal sealed class ViewRead
         else BeginRound();
     }
 
-    /// <summary>Makes progress without waiting. True when the read has ended.</summary>
+    /// <summary>Does everything that is possible without waiting. True if the read has ended.</summary>
     public bool Advance()
     {
         while (!_ended)
@@ -117,7 +120,7 @@ internal sealed class ViewRead
         return true;
     }
 
-    /// <summary>Ends the read after its requests have ended; the caller discards the result.</summary>
+    /// <summary>Ends the read. Its device requests must have ended. The result is not valid.</summary>
     public void Abandon()
     {
         if (_entered) Leave();
@@ -175,7 +178,9 @@ internal sealed class ViewRead
         _ended = true;
     }
 
-    /// <summary>Plans from <see cref="_planned"/> on, until pieces or memory run out.</summary>
+    /// <summary>
+    /// Plans the part of the read that begins at <see cref="_planned"/>, until the read is complete or the round is full.
+    /// </summary>
     private void Plan(OpLocations locations)
     {
         MergeOrder order = _view.Cow.Order;
@@ -261,7 +266,7 @@ internal sealed class ViewRead
     /// </summary>
     private void AddPiece(int device, long offset, Slice memory)
     {
-        // Payloads and sources of Xor ops alternate, so check the last two.
+        // Payloads and sources of consecutive Xor ops alternate, so check the last two ranges.
         for (int i = _pieceCount - 1; i >= Math.Max(0, _pieceCount - 2); i--)
         {
             ref Piece last = ref _pieces[i];

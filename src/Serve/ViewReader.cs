@@ -5,12 +5,12 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The completion of a read: its tag, and the bytes read (all that were requested) or a negative errno.</summary>
+/// <summary>The completion of a read: its tag, and the requested number of bytes or a negative errno.</summary>
 public readonly record struct ViewCompletion(uint Tag, int Result);
 
 /// <summary>
-/// Reads a <see cref="SnapshotView"/> for one thread: a fixed number of reads at a time, each with memory of its own. A read that fails
-/// ends with −EIO and does not affect the others. Not thread-safe.
+/// Reads a <see cref="SnapshotView"/> for one thread. The maximum number of concurrent reads is fixed, and each has memory of its own. A
+/// read that fails returns −EIO and does not affect the others. Not thread-safe.
 /// </summary>
 public sealed class ViewReader : IDisposable
 {
@@ -22,8 +22,8 @@ public sealed class ViewReader : IDisposable
 
     /// <summary>
     /// A reader for <paramref name="reads"/> reads at a time over <paramref name="io"/>, whose device numbers are those of the view's
-    /// engine. It takes <see cref="BytesPerRead"/> of <paramref name="arena"/> for each; exit code 71 if less is free. Both stay the
-    /// caller's and outlive the reader.
+    /// engine. Takes <see cref="BytesPerRead"/> bytes of <paramref name="arena"/> for each read; throws with exit code 71 if less is free.
+    /// The caller keeps ownership of <paramref name="io"/> and <paramref name="arena"/>, which must outlive the reader.
     /// </summary>
     public ViewReader(SnapshotView view, IoScheduler io, Arena arena, int reads)
     {
@@ -42,7 +42,7 @@ public sealed class ViewReader : IDisposable
     }
 
     /// <summary>
-    /// Bytes of memory that a read needs beside its buffer: for stored payloads, and for a unit of which only a part is needed.
+    /// The memory in bytes that a read needs in addition to its buffer: for stored payloads, and for a unit of which only a part is needed.
     /// </summary>
     public static int BytesPerRead(SnapshotView view) => ViewRead.MemoryBytes(view.Cow);
 
@@ -64,9 +64,9 @@ public sealed class ViewReader : IDisposable
     public bool HasRoom => _activeCount < _reads.Length;
 
     /// <summary>
-    /// Begins a read of <paramref name="buffer"/>.Length bytes at <paramref name="offset"/> of the image, any offset and length; past the
-    /// image's end it fails with −EINVAL. <see cref="HasRoom"/> must be true. The buffer belongs to the read until its completion was
-    /// reaped.
+    /// Begins a read of <paramref name="buffer"/>.Length bytes at <paramref name="offset"/> of the image. Offset and length need not be
+    /// aligned; a read beyond the image's end fails with −EINVAL. <see cref="HasRoom"/> must be true. The caller must not touch the buffer
+    /// until the completion is reaped.
     /// </summary>
     public void Begin(long offset, Slice buffer, uint tag)
     {
@@ -74,7 +74,9 @@ public sealed class ViewReader : IDisposable
         _reads[_active[_activeCount++]].Begin(offset, buffer, tag);
     }
 
-    /// <summary>Returns a completed read; false if there is none. Does all work that needs no device wait: mainly decoding.</summary>
+    /// <summary>
+    /// Returns a completed read; false if there is none. Does all work that needs no waiting for a device, mainly decoding.
+    /// </summary>
     public bool TryReap(out ViewCompletion completion)
     {
         for (int i = 0; i < _activeCount; i++)
@@ -90,10 +92,10 @@ public sealed class ViewReader : IDisposable
         return false;
     }
 
-    /// <summary>Blocks until a device request completes or the queue is woken up. At least one read is in flight.</summary>
+    /// <summary>Blocks until a device request completes or the queue is woken up. At least one read must be in flight.</summary>
     public void Wait() => _io.Wait();
 
-    /// <summary>Reads and waits for the result; no other read is in flight. Returns the bytes read or a negative errno.</summary>
+    /// <summary>Reads synchronously; no other read may be in flight. Returns the requested number of bytes or a negative errno.</summary>
     public int Read(long offset, Slice buffer)
     {
         Begin(offset, buffer, 0);

@@ -196,7 +196,7 @@ public sealed class DmUserTests
             if (channel == 4) break;
         }
         Assert.True(service.WaitForFailure());
-        Assert.Equal("dm-user: a message ended 35 bytes early, 3 times one after another", service.Server.Failure);
+        Assert.Equal("dm-user: a message ended 35 bytes early, 3 times in a row", service.Server.Failure);
         Assert.Equal(5, service.Peer.Opened);
     }
 

@@ -231,7 +231,7 @@ public sealed class MapperTests
     [InlineData("", "it is empty")]
     [InlineData(".", "the name is reserved")]
     [InlineData("control", "the name is reserved")]
-    [InlineData("a/b", "only letters, digits and #+-.:=@_ can be in it")]
+    [InlineData("a/b", "only letters, digits and #+-.:=@_ are allowed")]
     public void Names_that_cannot_be_are_refused_with_the_reason_before_anything_is_opened(string name, string reason)
     {
         Assert.Equal($"64 \"{name}\" cannot be the name of a mapped device: {reason}", Says(() => MappedDevice.CheckName(name)));
@@ -426,7 +426,7 @@ public sealed class MapperTests
         Ours(kernel).Inactive = Base;
         kernel.Refuse = command => command == DM_TABLE_CLEAR ? -Errno.EIO : 0;
         using MappedDevice device = MappedDevice.Open("root", kernel);
-        Assert.StartsWith("74 /dev/mapper/root keeps a table that is not used: ", Says(device.Discard), StringComparison.Ordinal);
+        Assert.StartsWith("74 /dev/mapper/root cannot drop its inactive table: ", Says(device.Discard), StringComparison.Ordinal);
         Assert.True(device.HasPending);
     }
 

@@ -9,26 +9,23 @@ public sealed class DmUserOptions
     public required string Name { get; init; }
 
     /// <summary>
-    /// The maximum number of threads, each with a channel of its own. <see cref="MemoryBytes"/> limits the number that is started; at least
-    /// one. Four as in Android's daemon: phones have as many fast cores, and a channel answers one request at a time.
+    /// The maximum number of threads, each with a channel of its own. Fewer are started, but at least one, if <see cref="MemoryBytes"/> is
+    /// too small. The default is that of Android's daemon: phones have four fast cores, and a channel answers one request at a time.
     /// </summary>
     public int Threads { get; init; } = 4;
 
     /// <summary>Limit for all buffers together, in bytes.</summary>
     public int MemoryBytes { get; init; } = 16 << 20;
 
-    /// <summary>
-    /// Receives one sentence for every answer that could not be completed and every channel that was reopened, on the thread that served
-    /// it.
-    /// </summary>
+    /// <summary>Receives one message for every channel that failed and is replaced by another, on the thread that served it.</summary>
     public Action<string>? Report { get; init; }
 
-    /// <summary>Opens a channel: returns a descriptor, or a negative errno. Null opens the control device; tests return sockets.</summary>
+    /// <summary>Opens a channel; returns a descriptor or a negative errno. Null for the control device; tests return sockets.</summary>
     public Func<int>? Open { get; init; }
 
     /// <summary>
-    /// Interruptions, one every 10 ms, after which a stop abandons an answer that is not accepted, or an incomplete request: one second.
-    /// The driver accepts answers at once, so only a socket can wait that long.
+    /// The number of interruptions, one every 10 ms, after which Stop abandons an incomplete request or a reply that is not accepted: one
+    /// second. The driver accepts replies at once, so only a socket can block that long.
     /// </summary>
     internal int Patience { get; init; } = 100;
 }

@@ -8,21 +8,22 @@ namespace Snapuserd.Serve;
 
 /// <summary>
 /// Answers the requests of Android's device-mapper target "user" at /dev/dm-user/NAME. Another program makes the target and the block
-/// device that contains it. The target must exist before Start. The server ends when the target is removed, and requests after the server's
-/// end fail.
+/// device that contains it. The target must exist before <see cref="Start"/>. The server ends when the target is removed. After the
+/// server's end the kernel fails all requests.
 /// </summary>
 public sealed class DmUserServer : IBlockServer
 {
     /// <summary>
-    /// The longest part of an answer: the largest request of a file system (256 pages), and the size that Android's daemon sends.
+    /// The longest part of a reply: as long as the largest request of a file system (256 pages), and as the parts that Android's daemon
+    /// sends.
     /// </summary>
     private const int LongestPart = 1 << 20;
 
-    /// <summary>Below this, the system calls for the many parts cost more than another thread gains.</summary>
+    /// <summary>Parts shorter than this need so many system calls that they cost more than another thread gains.</summary>
     private const int ShortestPart = 64 << 10;
 
     /// <summary>
-    /// Milliseconds after which a signal is repeated: one that arrives before its thread has entered the system call is lost.
+    /// Milliseconds after which a signal is repeated: a signal that arrives before its thread has entered the system call has no effect.
     /// </summary>
     private const int SignalAgain = 10;
 
@@ -39,8 +40,9 @@ public sealed class DmUserServer : IBlockServer
     private string? _failure;
 
     /// <summary>
-    /// A server of <paramref name="view"/>; <paramref name="devices"/> are those of the view's engine, by number. <paramref name="wakeUp"/>
-    /// is signalled when <see cref="Failure"/> is set. The caller keeps ownership of all three, and they outlive the server.
+    /// A server of <paramref name="view"/>; <paramref name="devices"/> are the devices of the view's engine, indexed by device number.
+    /// <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. The caller keeps ownership of all three, which must
+    /// outlive the server.
     /// </summary>
     public DmUserServer(SnapshotView view, BlockDevice[] devices, DmUserOptions options, WakeUp wakeUp)
     {
@@ -56,7 +58,8 @@ public sealed class DmUserServer : IBlockServer
     public string? Failure => Volatile.Read(ref _failure);
 
     /// <summary>
-    /// Opens a channel per thread and serves. Returns the control device's path. Requests that are already waiting are answered now.
+    /// Opens a channel for each thread and starts to serve, including the requests that are already waiting. Returns the control device's
+    /// path.
     /// </summary>
     public string Start()
     {
@@ -102,7 +105,7 @@ public sealed class DmUserServer : IBlockServer
         throw _refusal;
     }
 
-    /// <summary>Answers the requests in flight and closes the channels. The device stays; the kernel fails later requests.</summary>
+    /// <summary>Answers the requests in flight and closes the channels. The device stays, but the kernel fails later requests.</summary>
     public void Stop()
     {
         _stop.Request();
@@ -119,7 +122,7 @@ public sealed class DmUserServer : IBlockServer
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>The number of threads, and the bytes of a part of an answer, that fit into the memory.</summary>
+    /// <summary>The number of threads, and the length in bytes of a part of a reply, that fit into the memory.</summary>
     private (int Threads, int Part) Share()
     {
         int fixedBytes = ReadContext.Bytes(_view, 1, DmUserWorker.HeadRoom);
@@ -129,7 +132,7 @@ public sealed class DmUserServer : IBlockServer
             if (part >= ShortestPart) return (threads, part);
             if (threads == 1)
                 throw new SnapuserdException(ExitCode.OutOfResources, $"serving by dm-user takes {fixedBytes + ShortestPart} bytes of "
-                    + $"buffer memory, there are {_options.MemoryBytes}; try a larger --memory");
+                    + $"buffer memory, but only {_options.MemoryBytes} are available; try a larger --memory");
         }
     }
 
@@ -140,7 +143,7 @@ public sealed class DmUserServer : IBlockServer
         SnapuserdException refusal = ErrnoPolicy.Failure(FailedCall.OpenDriver, errno, $"{Path} cannot be opened");
         return refusal.Code != ExitCode.Unavailable ? refusal : new SnapuserdException(refusal.Code,
             $"{refusal.Message}; it appears when a device-mapper table with a line '… user 0 SECTORS {_options.Name}' is loaded, which "
-            + "takes an Android kernel");
+            + "requires an Android kernel");
     }
 
     private void OnReady(SnapuserdException? refusal)

@@ -9,21 +9,22 @@ namespace Snapuserd.Serve;
 /// <summary>
 /// One thread of a <see cref="DmUserServer"/> with a channel: takes a request, answers it, takes the next.
 /// <para>
-/// A read that fails before its answer's header is sent is answered with an error. After the header only data can follow, so a later
-/// failure closes the channel. The kernel then fails the one request that this channel had not answered, and no other. The new channel is
-/// opened first, because the kernel fails all waiting requests when the last channel closes. (Android's daemon ends its worker after the
-/// former and itself after the latter.)
+/// If a read fails before the header of its reply is sent, the reply reports an error. After the header only data can follow, so after a
+/// later failure the worker closes its channel. The kernel then fails only the request that this channel had not answered. The worker opens
+/// a new channel before it closes the old one, because the kernel fails all waiting requests when the last channel closes.
 /// </para>
 /// </summary>
 internal sealed class DmUserWorker
 {
     /// <summary>
-    /// Bytes of the buffer before the data, so that the data is aligned for direct I/O. The answer's header ends there, so that one call
-    /// sends both.
+    /// The offset of the data in the buffer, so that the data is aligned for direct I/O. The reply's header is stored just before the data,
+    /// so that one system call sends both.
     /// </summary>
     internal const int HeadRoom = Sizes.Granule;
 
-    /// <summary>Channels in a row that fail before they answer a request; after that a new channel will not help.</summary>
+    /// <summary>
+    /// The server fails after this many channels in a row that failed without answering a request: another one would not help.
+    /// </summary>
     private const int MostFruitless = 3;
 
     private readonly SnapshotView _view;
@@ -50,30 +51,30 @@ internal sealed class DmUserWorker
     }
 
     /// <summary>
-    /// A worker for <paramref name="channel"/>, which it owns from here on, and for the channels that <paramref name="open"/> opens after a
-    /// failure. Parts of answers have up to <paramref name="part"/> bytes.
+    /// A worker that takes ownership of <paramref name="channel"/>, and calls <paramref name="open"/> for a new channel after a failure. It
+    /// sends replies in parts of up to <paramref name="part"/> bytes.
     /// </summary>
     public DmUserWorker(SnapshotView view, BlockDevice[] devices, int part, int channel, Func<int> open, StopFlag stop)
     {
         (_view, _devices, _part, _channel, _open, _stop) = (view, devices, part, channel, open, stop);
     }
 
-    /// <summary>Receives the sentences of <see cref="DmUserOptions.Report"/>.</summary>
+    /// <summary>As <see cref="DmUserOptions.Report"/>.</summary>
     public required Action<string>? Report { get; init; }
 
     /// <summary>As <see cref="DmUserOptions.Patience"/>.</summary>
     public required int Patience { get; init; }
 
-    /// <summary>Called on the thread when it starts to serve, or with the reason why it cannot.</summary>
+    /// <summary>Called on the thread with null when it starts to serve, or with the reason why it cannot.</summary>
     public required Action<SnapuserdException?> Ready { get; init; }
 
-    /// <summary>Called on the thread at its end, with a sentence unless it was stopped or the device is gone.</summary>
+    /// <summary>Called on the thread at its end: with null if it was stopped or the device is gone, otherwise with the reason.</summary>
     public required Action<string?> Ended { get; init; }
 
-    /// <summary>The kernel's number of the thread while it may wait for a request, else 0.</summary>
+    /// <summary>The kernel's ID of the thread (TID) while it may wait for a request, otherwise 0.</summary>
     public int ThreadId => Volatile.Read(ref _threadId);
 
-    /// <summary>Starts the thread; false if the system has no thread left.</summary>
+    /// <summary>Starts the thread; false if the system cannot create another.</summary>
     public bool TryStart(int number)
     {
         _thread = WorkerThread.TryStart($"dm-user {number}", StackSize.Usual, Run);
@@ -113,7 +114,9 @@ internal sealed class DmUserWorker
         Ended(failure);
     }
 
-    /// <summary>Serves until the end. Returns null after a regular end, else the reason.</summary>
+    /// <summary>
+    /// Serves until the server stops or the device is gone (returns null), or until no channel works (returns the reason).
+    /// </summary>
     private string? Serve(ReadContext context)
     {
         for (int fruitless = 0; ;)
@@ -128,7 +131,7 @@ internal sealed class DmUserWorker
             }
             if (outcome != Outcome.Broken || _stop.Requested) return null;
             fruitless = answered > 0 ? 0 : fruitless + 1;
-            if (fruitless == MostFruitless) return $"dm-user: {_why}, {MostFruitless} times one after another";
+            if (fruitless == MostFruitless) return $"dm-user: {_why}, {MostFruitless} times in a row";
             Report?.Invoke($"dm-user: {_why}; the channel is closed, and another is opened");
             int channel = _open();
             Close();
@@ -180,7 +183,7 @@ internal sealed class DmUserWorker
             {
                 // The view has reported the reason.
                 if (headBytes > 0) return Reply(request, DmUser.DM_USER_RESP_ERROR);
-                _why = $"a read of {request.Len} bytes at sector {request.Sector} failed when the first part of it had been sent";
+                _why = $"a read of {request.Len} bytes at sector {request.Sector} failed after its first part was sent";
                 return Outcome.Broken;
             }
             Span<byte> answer = context[buffer.Part(HeadRoom - headBytes, headBytes + bytes)];
@@ -207,7 +210,7 @@ internal sealed class DmUserWorker
     }
 
     /// <summary>
-    /// Reads and discards a write's data: only after them does the kernel accept an answer and hand out the next request.
+    /// Reads and discards a write's data: the kernel does not accept the reply, or send the next request, before all data was read.
     /// </summary>
     private Outcome Drop(ReadContext context, ulong bytes)
     {
@@ -258,7 +261,7 @@ internal sealed class DmUserWorker
             }
             if (sent <= 0)
             {
-                _why = sent == 0 ? "an answer is not taken" : $"an answer is not taken: {ErrnoText.Of((int)sent)}";
+                _why = sent == 0 ? "the driver does not accept a reply" : $"the driver does not accept a reply: {ErrnoText.Of((int)sent)}";
                 return Outcome.Broken;
             }
             bytes = bytes[(int)sent..];

@@ -5,13 +5,13 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal interface IUdev
 {
-    /// <summary>True if a udev daemon listens to the kernel's events.</summary>
+    /// <summary>True if a udev daemon is running.</summary>
     bool Runs { get; }
 
     /// <summary>True if udev has unprocessed events.</summary>
     bool IsBusy { get; }
 
-    /// <summary>A number that changes each time udev writes its database entry of a block device; 0 without an entry.</summary>
+    /// <summary>A number that changes whenever udev writes its database entry for a block device; 0 if there is no entry.</summary>
     ulong EntryOf(uint major, uint minor);
 
     /// <summary>A monotonic clock.</summary>
@@ -21,7 +21,7 @@ internal interface IUdev
     uint Random { get; }
 
     /// <summary>
-    /// Creates a set of <paramref name="count"/> semaphores; -EEXIST when there is one with this key. Returns its identifier.
+    /// Creates a set of <paramref name="count"/> semaphores; -EEXIST if a set with this key exists. Returns the set's identifier.
     /// </summary>
     int CreateSemaphores(int key, int count);
 
@@ -31,24 +31,24 @@ internal interface IUdev
     /// <summary>The value of one semaphore.</summary>
     int ValueOf(int id, int number);
 
-    /// <summary>Waits until the first semaphore is 0. Returns 0, -EAGAIN after a timeout, -EIDRM when the set is removed.</summary>
+    /// <summary>Waits until the first semaphore is 0. Returns 0, -EAGAIN after the timeout, or -EIDRM if the set is removed.</summary>
     int AwaitZero(int id, int milliseconds);
 
     /// <summary>Removes the set.</summary>
     int RemoveSemaphores(int id);
 
-    /// <summary>The highest index of any set.</summary>
+    /// <summary>The highest index of all sets in the system.</summary>
     int HighestIndex();
 
-    /// <summary>The set at that index: returns its identifier, and its key.</summary>
+    /// <summary>Returns the identifier of the set at that index, and its key.</summary>
     int SetAtIndex(int index, out int key);
 
     /// <summary>True if the process that last set semaphore <paramref name="number"/> has ended.</summary>
     bool IsOrphan(int id, int number);
 
     /// <summary>
-    /// Places udev's rules for our devices where udev reads them, unless they exist. A failure is not reported: the devices work without
-    /// the rules.
+    /// Places the udev rules for our devices in a folder where udev reads them, unless they exist. Failures are ignored, because the
+    /// devices work without the rules.
     /// </summary>
     void PlaceRules();
 }

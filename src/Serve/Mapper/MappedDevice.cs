@@ -7,59 +7,61 @@ namespace Snapuserd.Serve;
 
 /// <summary>
 /// /dev/mapper/NAME: a mapped device whose target can be swapped while it is mounted. Its first target is the served device. After the
-/// merge the target is the base, which has the same bytes by then.
+/// merge it is the base, which then has the same content.
 /// <para>
-/// The hand-over, and the state that a SIGKILL or a power cut leaves at each step:
+/// The steps of the hand-over, and the state after a SIGKILL or a power cut at each step:
 /// </para>
 /// <code>
-///   1 the merge's last count is durable     power cut: the COW says "all merged", and the next boot uses the base. All below is in memory
-///                                           only
-///   2 the claim on the base is given up     kill: the next server finds NAME on the served device, whose readers wait for it, and repeats
-///                                           all steps
-///   3 the new table is loaded               kill: it stays in the inactive slot and claims the base; the next server first drops it
+///   1 the merge's last count is durable     power cut: the COW says "all merged", and the next boot uses the base. All later steps change
+///                                           only memory
+///   2 the server releases the base          kill: NAME is still on the served device, whose readers wait. The next server repeats all
+///                                           steps
+///   3 the new table is loaded               kill: the table stays in the inactive slot and claims the base. The next server drops it first
 ///                                           (Discard)
-///   4 resume: the kernel waits for the      kill: ends the wait; the old table stays, the new one is lost, and the state is that of step
-///     reads in flight, and swaps            2. After the swap it is that of step 5. Nothing is in between: it is one system call
-///   5 the served device is removed          kill: NAME is on the base; the next server sees that and the count, and repeats this step
-///                                           only
+///   4 resume: the kernel waits for the      kill before the swap: the wait ends, the old table stays, and the new one is lost, as at step
+///     reads in flight, and swaps            2. Kill after the swap: as at step 5. There is no state in between, because resume is one
+///                                           system call
+///   5 the served device is removed          kill: NAME is on the base. The next server sees that and the count, and repeats only this step
 /// </code>
 /// <para>
-/// During step 4 the server's own threads answer the reads in flight; the thread that waits here is not one of them. They also answer
-/// udev's reads, which the end of the step waits for (<see cref="UdevCookie"/>). The file system is not frozen (DM_SKIP_LOCKFS_FLAG): a
-/// read-only device has no writes.
+/// During step 4 the thread that executes the hand-over waits, while the server's other threads answer the reads in flight. They also
+/// answer the reads of udev, whose end the thread awaits as well (<see cref="UdevCookie"/>). The file system is not frozen
+/// (DM_SKIP_LOCKFS_FLAG), because a read-only device has no writes.
 /// </para>
 /// </summary>
 public sealed class MappedDevice : IDisposable
 {
     /// <summary>
-    /// Attempts, <see cref="TryMilliseconds"/> apart, while a device is briefly busy: the last reads of the base under this process's
-    /// claim, slow on a slow disk, or udev's probes.
+    /// The maximum number of attempts, <see cref="TryMilliseconds"/> apart, while a device is busy. It may be busy for a moment with this
+    /// process's last reads of the base, which take longer on a slow disk, or with udev's probes.
     /// </summary>
     private const int MostTries = 500, TryMilliseconds = 20;
 
-    /// <summary>Times that a signal may interrupt a resume.</summary>
+    /// <summary>The maximum number of resumes that a signal may interrupt.</summary>
     private const int MostInterruptions = 20;
 
     private readonly IMapperDriver _driver;
 
     private MappedDevice(string name, IMapperDriver driver) => (Name, _driver) = (name, driver);
 
-    /// <summary>Its name.</summary>
+    /// <summary>The device's name.</summary>
     public string Name { get; }
 
     /// <summary>/dev/mapper/NAME.</summary>
     public string Path => _driver.PathOf(Name);
 
-    /// <summary>The device exists.</summary>
+    /// <summary>True if the device exists.</summary>
     public bool Exists { get; private set; }
 
-    /// <summary>Its active table; null if there is no device, or no readable table.</summary>
+    /// <summary>The device's active table; null if the device does not exist or has no table.</summary>
     public MapperTable? Table { get; private set; }
 
-    /// <summary>How often it is open or mounted.</summary>
+    /// <summary>The number of times that the device is open or mounted.</summary>
     public int OpenCount { get; private set; }
 
-    /// <summary>The inactive slot has a table: the process that loaded it was killed. That table claims the device that it names.</summary>
+    /// <summary>
+    /// True if the inactive slot has a table, because the process that loaded it was killed. Such a table claims the device that it names.
+    /// </summary>
     public bool HasPending { get; private set; }
 
     private bool IsSuspended { get; set; }
@@ -69,8 +71,8 @@ public sealed class MappedDevice : IDisposable
     private uint Minor { get; set; }
 
     /// <summary>
-    /// Opens the state of <paramref name="name"/>, which need not exist. Exit code 64 for an invalid name, 69 without a device mapper, 76
-    /// if a device of that name exists and is not ours, 77 without permission.
+    /// Reads the state of the mapped device <paramref name="name"/>, which need not exist. Throws with exit code 64 for an invalid name, 69
+    /// without a device mapper, 76 if a device of that name exists that this program did not create, and 77 without permission.
     /// </summary>
     public static MappedDevice Open(string name)
     {
@@ -95,9 +97,9 @@ public sealed class MappedDevice : IDisposable
     }
 
     /// <summary>
-    /// Checks that <paramref name="name"/> is a valid device name; exit code 64 otherwise. Valid are at most 118 letters, digits and
-    /// "#+-.:=@_" of ASCII, which udev and dmsetup write unescaped (the identifier that marks the device as ours contains the name). The
-    /// control device's name is not valid.
+    /// Checks that <paramref name="name"/> is a valid device name; throws with exit code 64 otherwise. A valid name has at most 118 ASCII
+    /// letters, digits and characters of "#+-.:=@_", which udev and dmsetup do not escape. The limit is that of the identifier that marks
+    /// the device as ours, which contains the name. "control" is reserved for the control device.
     /// </summary>
     public static void CheckName(string name)
     {
@@ -107,7 +109,7 @@ public sealed class MappedDevice : IDisposable
             : null;
         foreach (char c in name)
             if (!char.IsAsciiLetterOrDigit(c) && !"#+-.:=@_".Contains(c, StringComparison.Ordinal))
-                wrong ??= "only letters, digits and #+-.:=@_ can be in it";
+                wrong ??= "only letters, digits and #+-.:=@_ are allowed";
         if (wrong != null) throw new SnapuserdException(ExitCode.Usage, $"\"{name}\" cannot be the name of a mapped device: {wrong}");
     }
 
@@ -131,9 +133,9 @@ public sealed class MappedDevice : IDisposable
     }
 
     /// <summary>
-    /// Puts the device on <paramref name="target"/>: creates it, leaves it as it is, or swaps its table; open descriptors read from the new
-    /// target after the swap. Exit code 66 if the target is gone, 76 if another program holds it, 71, 74, 77. After a failure the device
-    /// keeps its old target, and a device that did not exist does not exist.
+    /// Maps the device to <paramref name="target"/>: creates it if it does not exist, and swaps its table if that is for another target.
+    /// After the swap, open descriptors read from the new target. Throws with exit code 66 if the target is gone, 76 if another program
+    /// holds it, and with 71, 74 or 77. After a failure the device keeps its old target, or is removed if this call created it.
     /// </summary>
     public void StandOn(in MapperTarget target)
     {
@@ -154,19 +156,19 @@ public sealed class MappedDevice : IDisposable
         }
     }
 
-    /// <summary>Drops the table in the inactive slot, and with it the claim on the device that it names.</summary>
+    /// <summary>Drops the table in the inactive slot, which releases the device that it names.</summary>
     public void Discard()
     {
         if (!HasPending) return;
         Span<byte> message = stackalloc byte[MapperMessage.Bytes];
         MapperMessage.Write(message, Name, 0);
-        Check(_driver.Control(DM_TABLE_CLEAR, message), "keeps a table that is not used");
+        Check(_driver.Control(DM_TABLE_CLEAR, message), "cannot drop its inactive table");
         HasPending = false;
-        // A device that was created and never got a table is useless.
+        // A device without a table is of no use: its creator was killed before the first resume.
         if (Table == null) TryRemove();
     }
 
-    /// <summary>Removes the device. Exit code 76 while a program has it open or mounted.</summary>
+    /// <summary>Removes the device. Throws with exit code 76 while a program has it open or mounted.</summary>
     public void Remove()
     {
         if (!Exists) return;
@@ -205,7 +207,7 @@ public sealed class MappedDevice : IDisposable
             MapperMessage.Write(message, Name, DM_SKIP_LOCKFS_FLAG);
             int result = ControlAndAwaitUdev(DM_DEV_SUSPEND, message);
             Look();
-            // Not the result: a resume without a new table, which another process may have cleared meanwhile, also succeeds.
+            // Check the table instead of the result: a resume also succeeds if another process has cleared the new table meanwhile.
             if (target.IsSameAs(Table)) return;
             if (result == 0) result = -Errno.EINTR;
             // A signal ends the wait for reads in flight; the kernel drops the new table and reports EINVAL.
@@ -217,7 +219,7 @@ public sealed class MappedDevice : IDisposable
         }
     }
 
-    /// <summary>Sends a message that makes the kernel raise an event, and waits until udev has processed the event.</summary>
+    /// <summary>Sends a command that makes the kernel send an event, and waits until udev has processed the event.</summary>
     private int ControlAndAwaitUdev(uint command, Span<byte> message)
     {
         using UdevCookie cookie = UdevCookie.Take(_driver.Udev, Major, Minor);
@@ -256,7 +258,7 @@ public sealed class MappedDevice : IDisposable
         }
         catch (SnapuserdException)
         {
-            // The caller already has an error to report. The next server finds a device without a table, which it treats as absent.
+            // The caller already has an error to report. A next server treats a device without a table as absent.
         }
     }
 

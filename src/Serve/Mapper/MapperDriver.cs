@@ -10,19 +10,21 @@ internal sealed class MapperDriver : IMapperDriver
 {
     private const string Folder = "/dev/mapper/";
 
-    /// <summary>A fixed number since Linux 2.6.36 (MAPPER_CTRL_MINOR); opening such a node loads the module if the kernel has it.</summary>
+    /// <summary>
+    /// The control device's fixed number since Linux 2.6.36 (MAPPER_CTRL_MINOR). Opening its node makes the kernel load the module.
+    /// </summary>
     private const uint MiscMajor = 10, ControlMinor = 236;
 
     private readonly int _fd;
 
     /// <summary>
-    /// Opens the control device, and makes its node if it is missing. Exit code 69 without a device mapper, 77 without permission, 71
-    /// without descriptors.
+    /// Opens the control device, and creates its node if that is missing. Throws with exit code 69 without a device mapper, 77 without
+    /// permission, and 71 if no descriptors are left.
     /// </summary>
     public MapperDriver()
     {
         const string path = Folder + "control",
-            noDriver = "the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none";
+            missingDriver = "the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none";
         _fd = Open(path);
         if (_fd is -Errno.ENOENT or -Errno.ENOTDIR)
         {
@@ -34,8 +36,8 @@ internal sealed class MapperDriver : IMapperDriver
         if (_fd >= 0) return;
         throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), _fd switch
         {
-            -Errno.ENOENT or -Errno.ENOTDIR => $"there is no {path}: {noDriver}",
-            -Errno.ENXIO or -Errno.ENODEV => $"{path} has no driver: {noDriver}",
+            -Errno.ENOENT or -Errno.ENOTDIR => $"there is no {path}: {missingDriver}",
+            -Errno.ENXIO or -Errno.ENODEV => $"{path} has no driver: {missingDriver}",
             _ => $"cannot open {path}: {ErrnoText.Of(_fd)}",
         });
     }
@@ -54,9 +56,9 @@ internal sealed class MapperDriver : IMapperDriver
     public string PathOf(string name) => Folder + name;
 
     /// <summary>
-    /// Makes /dev/mapper/NAME, where udev's rule has not: there is no udev, or it does not answer (<see cref="UdevCookie"/>). devtmpfs
-    /// makes /dev/dm-N, and the link made here equals udev's byte for byte: a udev that starts later keeps it, or replaces it by a rename.
-    /// Without /dev/dm-N this makes a node.
+    /// Creates /dev/mapper/NAME if udev has not, because it does not run or did not process the event (<see cref="UdevCookie"/>). If
+    /// devtmpfs has made /dev/dm-N, creates a link to it with the same text as udev's, so that a udev that starts later keeps or replaces
+    /// it. Otherwise creates a node.
     /// </summary>
     public int MakeNode(string name, uint major, uint minor)
     {
@@ -68,7 +70,7 @@ internal sealed class MapperDriver : IMapperDriver
             int made = LeadsTo($"/dev/dm-{minor}", major, minor)
                 ? Libc.SymLink($"../dm-{minor}", path)
                 : Libc.MkNod(path, (uint)Libc.S_IFBLK | Modes.PrivateFile, major, minor);
-            // The existing entry may be udev's, made just now, or left by an earlier device of that name.
+            // Either udev has just created the existing entry, or it belonged to an earlier device of that name.
             if (made != -Errno.EEXIST || LeadsTo(path, major, minor)) return made == -Errno.EEXIST ? 0 : made;
             if (!again || !IsNode(path)) return made;
             _ = Libc.Unlink(path);
@@ -79,8 +81,8 @@ internal sealed class MapperDriver : IMapperDriver
     public void RemoveNode(string name, uint major, uint minor)
     {
         string path = Folder + name;
-        bool dangles = Libc.ReadLink(path, out string target) == 0 && target == $"../dm-{minor}";
-        if (dangles || (IsNode(path) && LeadsTo(path, major, minor))) _ = Libc.Unlink(path);
+        bool isLink = Libc.ReadLink(path, out string target) == 0 && target == $"../dm-{minor}";
+        if (isLink || (IsNode(path) && LeadsTo(path, major, minor))) _ = Libc.Unlink(path);
     }
 
     /// <inheritdoc/>
@@ -99,7 +101,7 @@ internal sealed class MapperDriver : IMapperDriver
         Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0
         && (status.Mode & Libc.S_IFMT) == Libc.S_IFBLK && status.RdevMajor == major && status.RdevMinor == minor;
 
-    /// <summary>A symbolic link, or a node of a block device: safe to remove.</summary>
+    /// <summary>True for a symbolic link or a block device's node, which are safe to remove.</summary>
     private static bool IsNode(string path) =>
         Libc.ReadLink(path, out _) == 0 || (Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS,
             out StatxData status) == 0 && (status.Mode & Libc.S_IFMT) == Libc.S_IFBLK);

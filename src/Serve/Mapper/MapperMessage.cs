@@ -7,15 +7,15 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A table of one line in the kernel: dm-linear from <paramref name="StartSectors"/> of a device on, or another target
-/// (<paramref name="Type"/>), whose device is not known.
+/// A table in the kernel. If <paramref name="Type"/> is <see cref="Linear"/>, it maps a range of one device; otherwise its device and range
+/// are unknown (zeros).
 /// </summary>
-/// <param name="Type">Target type of its first line.</param>
-/// <param name="Major">Major number of the device below.</param>
-/// <param name="Minor">Minor number of the device below.</param>
-/// <param name="StartSectors">Start in that device, in sectors of 512 bytes.</param>
-/// <param name="Sectors">Its length in sectors of 512 bytes.</param>
-/// <param name="ReadOnly">The mapped device refuses writes.</param>
+/// <param name="Type">Target type of the table's first line.</param>
+/// <param name="Major">Major number of the device that is mapped.</param>
+/// <param name="Minor">Minor number of the device that is mapped.</param>
+/// <param name="StartSectors">Start of the range in that device, in sectors of 512 bytes.</param>
+/// <param name="Sectors">Length of the range in sectors of 512 bytes.</param>
+/// <param name="ReadOnly">True if the mapped device refuses writes.</param>
 public readonly record struct MapperTable(string Type, uint Major, uint Minor, long StartSectors, long Sectors, bool ReadOnly)
 {
     /// <summary>The target type that maps one device, or a part of one.</summary>
@@ -26,7 +26,8 @@ public readonly record struct MapperTable(string Type, uint Major, uint Minor, l
 internal static class MapperMessage
 {
     /// <summary>
-    /// Bytes of a message without a table, or with a table of one line in either direction: 312 of the header, 40 of the line, and text.
+    /// Bytes of a buffer for a message with at most one table line, sent or received: 312 for the header, 40 for the line, and the rest for
+    /// its text.
     /// </summary>
     internal const int Bytes = 1024;
 
@@ -38,14 +39,17 @@ internal static class MapperMessage
     /// <summary>The identifier that marks a device as ours.</summary>
     internal static string Identifier(string name) => Mark + name;
 
-    /// <summary>The longest name whose identifier fits: shorter than the kernel's limit for names.</summary>
+    /// <summary>
+    /// The length of the longest name whose identifier fits into the kernel's field. It is below the kernel's limit for names.
+    /// </summary>
     internal static int LongestName => DM_UUID_LEN - 1 - Mark.Length;
 
     /// <summary>The message's header.</summary>
     internal static ref DmIoctl Head(Span<byte> message) => ref MemoryMarshal.AsRef<DmIoctl>(message);
 
     /// <summary>
-    /// Begins a message about device <paramref name="name"/>; empty for none. The rest of <paramref name="message"/> is for the answer.
+    /// Writes the header of a message about device <paramref name="name"/>, which may be empty. The kernel writes its reply to the same
+    /// memory.
     /// </summary>
     internal static void Write(Span<byte> message, string name, uint flags)
     {
@@ -58,14 +62,14 @@ internal static class MapperMessage
         _ = ByteText.Encode(name, header.NameBytes[..^1]);
     }
 
-    /// <summary>DEV_CREATE of one of our devices.</summary>
+    /// <summary>Writes a DEV_CREATE message for one of our devices.</summary>
     internal static void WriteCreation(Span<byte> message, string name)
     {
         Write(message, name, 0);
         _ = ByteText.Encode(Identifier(name), Head(message).UuidBytes);
     }
 
-    /// <summary>TABLE_LOAD of dm-linear over a whole device, or its first sectors.</summary>
+    /// <summary>Writes a TABLE_LOAD message for dm-linear over a whole device or its first sectors.</summary>
     internal static void WriteTable(Span<byte> message, string name, in MapperTarget target)
     {
         Write(message, name, target.ReadOnly ? DM_READONLY_FLAG : 0);
@@ -73,16 +77,14 @@ internal static class MapperMessage
         ref DmTargetSpec line = ref MemoryMarshal.AsRef<DmTargetSpec>(message[HeadBytes..]);
         line.Length = (ulong)target.Sectors;
         _ = ByteText.Encode(MapperTable.Linear, line.TypeBytes);
-        // By number, which means the same in every mount namespace and after switch_root. "major:minor start" and a zero.
+        // "major:minor start" and a terminating zero. Numbers instead of a path, because they mean the same in every mount namespace and
+        // after switch_root.
         string parameters = string.Create(CultureInfo.InvariantCulture, $"{target.Major}:{target.Minor} 0");
         int length = ByteText.Encode(parameters, message[(HeadBytes + LineBytes)..]) + 1;
         line.Next = (uint)(LineBytes + ((length + 7) & ~7));
     }
 
-    /// <summary>
-    /// Parses the answer of TABLE_STATUS; null if there is no table. A table that is not a single line of dm-linear has the type of its
-    /// first line, or "several" if it has more lines.
-    /// </summary>
+    /// <summary>Parses the reply to TABLE_STATUS; null if there is no table. The type of a table with several lines is "several".</summary>
     internal static MapperTable? ReadTable(ReadOnlySpan<byte> message)
     {
         ref readonly DmIoctl header = ref MemoryMarshal.AsRef<DmIoctl>(message);
@@ -106,7 +108,7 @@ internal static class MapperMessage
         return new MapperTable(type, major, minor, start, (long)line.Length, readOnly);
     }
 
-    /// <summary>The device called <paramref name="name"/> in the answer of LIST_DEVICES, or null.</summary>
+    /// <summary>The number of device <paramref name="name"/> in the reply to LIST_DEVICES; null if the device is not listed.</summary>
     internal static ulong? FindDevice(ReadOnlySpan<byte> message, string name)
     {
         const int NameOffset = 12;

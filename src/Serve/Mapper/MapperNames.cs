@@ -9,14 +9,15 @@ namespace Snapuserd.Serve;
 public static class MapperNames
 {
     /// <summary>
-    /// Buffer sizes: some hundred devices first, at most more than a phone or a machine with logical volumes can have. A name has at most
-    /// 127 bytes.
+    /// Buffer sizes: the first is enough for a hundred devices or more, the last for several thousand, because a name has at most 127
+    /// bytes.
     /// </summary>
     private const int FirstBytes = 16 << 10, MostBytes = 1 << 20;
 
     /// <summary>
-    /// Path of the first of <paramref name="names"/> that is a mapped device, or null. Uses the kernel's own device name, which needs no
-    /// node in /dev/mapper. Exit code 69 without a device mapper, 77 without permission, 71.
+    /// Path of the first of <paramref name="names"/> that is a mapped device, or null. Returns the path with the kernel's own device name
+    /// (dm-N), because there may be no node in /dev/mapper. Throws with exit code 69 without a device mapper, 77 without permission, and 71
+    /// if no descriptors are left.
     /// </summary>
     public static string? Find(params ReadOnlySpan<string> names)
     {
@@ -32,7 +33,7 @@ public static class MapperNames
             byte[] message = new byte[bytes];
             MapperMessage.Write(message, "", 0);
             int result = driver.Control(DM_LIST_DEVICES, message);
-            if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, "the device mapper does not tell its devices");
+            if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, "cannot list the mapped devices");
             if ((MapperMessage.Head(message).Flags & DM_BUFFER_FULL_FLAG) != 0 && bytes < MostBytes) continue;
             foreach (string name in names)
                 if (MapperMessage.FindDevice(message, name) is { } device) return Libc.DecodeDevice(device).Minor;

@@ -8,9 +8,9 @@ namespace Snapuserd.Serve;
 public readonly record struct MapperTarget(string Path, uint Major, uint Minor, long Sectors, bool ReadOnly)
 {
     /// <summary>
-    /// The block device at <paramref name="path"/>, limited to <paramref name="bytes"/> unless negative. Read-only if the device is, or if
-    /// <paramref name="readOnly"/> says so. Exit code 64 if it is not a block device, 65 if it is too short, and those of
-    /// <see cref="BlockDevice.Open"/>.
+    /// The block device at <paramref name="path"/>, limited to <paramref name="bytes"/> unless negative. Read-only if
+    /// <paramref name="readOnly"/> is true or the device is read-only. Throws with exit code 64 if it is not a block device, 65 if it is
+    /// too short, and with the codes of <see cref="BlockDevice.Open"/>.
     /// </summary>
     public static MapperTarget Of(string path, bool readOnly, long bytes = -1)
     {
@@ -20,7 +20,7 @@ public readonly record struct MapperTarget(string Path, uint Major, uint Minor, 
                 $"{path} is a file: the device mapper takes block devices (losetup makes one of a file)");
         if (device.Length < bytes)
             throw new SnapuserdException(ExitCode.CowCorrupt,
-                $"{path} has {device.Length} bytes, fewer than the {bytes} that are to be mapped");
+                $"{path} has {device.Length} bytes, fewer than the {bytes} to be mapped");
         int isReadOnly = 0;
         int result = Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status);
         if (result == 0) result = Libc.Ioctl(device.Fd, Libc.BLKROGET, ref isReadOnly);
@@ -33,7 +33,7 @@ public readonly record struct MapperTarget(string Path, uint Major, uint Minor, 
     public bool IsUnder(in MapperTable? table) => table is { } known && known.Type == MapperTable.Linear && known.Major == Major
         && known.Minor == Minor;
 
-    /// <summary>True if <paramref name="table"/> equals the table that this target makes.</summary>
+    /// <summary>True if <paramref name="table"/> equals the table for this target.</summary>
     internal bool IsSameAs(in MapperTable? table) => IsUnder(table) && table is { StartSectors: 0 } known && known.Sectors == Sectors
         && known.ReadOnly == ReadOnly;
 }

@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// This system's udev, through the files that libudev reads, and the system's semaphores. Paths are resolved at every call: switch_root
-/// changes their meaning.
+/// This system's udev, through the files that libudev reads, and the system's semaphores. Paths are resolved at every call, because they
+/// mean other files after switch_root.
 /// </summary>
 public sealed class SystemUdev : IUdev
 {
@@ -23,7 +23,7 @@ public sealed class SystemUdev : IUdev
 
     public ulong EntryOf(uint major, uint minor)
     {
-        // udev writes the entry to another file and renames it.
+        // udev writes the entry to a temporary file and renames it, so the inode number changes as well.
         string path = string.Create(CultureInfo.InvariantCulture, $"/run/udev/data/b{major}:{minor}");
         return Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? 0
             : (status.Ino << 32) ^ (ulong)status.Mtime.Sec ^ ((ulong)status.Mtime.Nsec << 16) | 1;
@@ -35,7 +35,7 @@ public sealed class SystemUdev : IUdev
     {
         get
         {
-            // Two processes do not keep drawing at the same nanosecond.
+            // Two processes that collide once do not collide again: they do not read the clock in the same nanosecond every time.
             _ = Libc.ClockGetTime(Libc.CLOCK_MONOTONIC, out TimeSpec now);
             return (uint)(now.Nsec ^ (now.Nsec >> 16) ^ (uint)(Libc.GetPid() * 40503));
         }
@@ -65,15 +65,15 @@ public sealed class SystemUdev : IUdev
     public void PlaceRules()
     {
         MakeFolder();
-        // Only in memory, so that a restart removes them.
+        // Place the rules only in a file system in memory, so that they are gone after a restart.
         if (!IsInMemory(Folder)) return;
         _ = Libc.MkDir(RuntimeRules, Modes.ReadableFolder);
         foreach ((string name, string text) in UdevRules.Files) Place(RuntimeRules + name, ByteText.Encode(text));
     }
 
     /// <summary>
-    /// Makes udev's folder in /run. Files placed there before udev starts are then found, and a server with a root of its own can include
-    /// the folder in it.
+    /// Creates udev's folder in /run. Then rules can be placed there before udev starts, and a server with a root of its own can include
+    /// the folder.
     /// </summary>
     public static void MakeFolder()
     {
@@ -87,7 +87,7 @@ public sealed class SystemUdev : IUdev
 
     private static void Place(string path, byte[] text)
     {
-        // An older version's file, or an administrator's: not replaced while the system runs.
+        // Keep an existing file, which may be an older version's or an administrator's.
         if (Exists(path)) return;
         // udev reads only names that end in ".rules".
         string temporary = $"{path}.{Libc.GetPid()}";

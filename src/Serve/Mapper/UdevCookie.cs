@@ -5,32 +5,34 @@ using static Snapuserd.Interop.DeviceMapperUdevAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Waits until udev has processed one event of the device mapper, as libdevmapper does. The cookie names a semaphore of value 1. It travels
-/// with the ioctl and the kernel's event to udev, whose last rule (95-dm-notify.rules: dmsetup udevcomplete) subtracts 1. By then the links
-/// exist, and udev's database records that the device was activated, which udev's rules check when events are replayed.
+/// Waits until udev has processed one event of the device mapper, as libdevmapper does. The cookie is the key of a semaphore with the value
+/// 1. The ioctl passes it to the kernel, and the kernel's event passes it to udev. udev's last rule (95-dm-notify.rules: dmsetup
+/// udevcomplete) subtracts 1. At that time the links exist, and udev's database records that the device was activated, which the rules
+/// check when events are replayed.
 /// <para>
-/// Without a udev daemon, the event has the flags and the cookie 0, which the rules accept too, and nothing waits. A udev without that rule
-/// processes its events and does not answer; the wait ends when it is idle. The rule itself cannot be checked, because a server has a root
-/// of its own. A udev that hangs delays by <see cref="IdleMilliseconds"/>, or by <see cref="MostMilliseconds"/> while it reports that it is
-/// busy.
+/// Without a udev daemon, the cookie is 0, which the rules accept too, and this class does not wait. A udev without that rule never changes
+/// the semaphore, so the wait also ends when udev is idle. (A server cannot look for the rule, because it has a root of its own.) If udev
+/// hangs, the wait ends after <see cref="IdleMilliseconds"/>, or after <see cref="MostMilliseconds"/> if udev reports that it is busy.
 /// </para>
 /// </summary>
 internal sealed class UdevCookie : IDisposable
 {
-    /// <summary>The longest wait, and the longest wait for an idle udev.</summary>
+    /// <summary>The longest wait in all, and the longest wait while udev reports no work.</summary>
     internal const int MostMilliseconds = 30_000, IdleMilliseconds = 5_000;
 
     private const int SliceMilliseconds = 50;
 
-    /// <summary>Idle slices in a row after which udev counts as idle: a single one may lie between two events.</summary>
+    /// <summary>
+    /// The number of slices in a row without work after which udev counts as idle: a single one may lie between two events.
+    /// </summary>
     private const int QuietSlices = 4;
 
-    /// <summary>Keys to try: other programs have cookies too.</summary>
+    /// <summary>The maximum number of keys to try, because other programs have cookies too.</summary>
     private const int MostTries = 64;
 
     /// <summary>
-    /// Our sets have a second semaphore with this value, which other programs do not touch: it identifies the process that made the set.
-    /// dmsetup accepts sets of one or more.
+    /// Our sets have a second semaphore with this value, which other programs do not change. So the kernel keeps the process ID of the
+    /// set's creator with it. dmsetup accepts sets with more than one semaphore.
     /// </summary>
     private const int Semaphores = 2, OwnerMark = 0x5355;
 
@@ -45,7 +47,7 @@ internal sealed class UdevCookie : IDisposable
     /// <summary>The event number for the ioctl.</summary>
     internal uint EventNumber { get; private set; } = DM_UDEV_PRIMARY_SOURCE_FLAG << DM_UDEV_FLAGS_SHIFT;
 
-    /// <summary>Makes a cookie for one event of a block device.</summary>
+    /// <summary>Creates a cookie for one event of a block device.</summary>
     internal static UdevCookie Take(IUdev udev, uint major, uint minor)
     {
         UdevCookie cookie = new(udev, major, minor);
@@ -71,7 +73,7 @@ internal sealed class UdevCookie : IDisposable
         return cookie;
     }
 
-    /// <summary>Waits until udev has processed the event. False if it did not, or without a cookie.</summary>
+    /// <summary>Waits until udev has processed the event. False if it did not in time, or without a cookie.</summary>
     internal bool Await()
     {
         if (_id < 0) return false;
@@ -82,7 +84,7 @@ internal sealed class UdevCookie : IDisposable
         {
             int result = _udev.AwaitZero(_id, SliceMilliseconds);
             if (result == 0) return true;
-            // `dmsetup udevcomplete_all` removes all sets, to release the waiting processes.
+            // The set may be gone: `dmsetup udevcomplete_all` removes all sets to release the waiting processes.
             if (result is not (-Errno.EAGAIN or -Errno.EINTR)) return false;
             now = _udev.Milliseconds;
             bool busy = _udev.IsBusy;
@@ -100,7 +102,7 @@ internal sealed class UdevCookie : IDisposable
         _id = -1;
     }
 
-    /// <summary>Removes the sets that killed processes of ours have left.</summary>
+    /// <summary>Removes the semaphore sets of killed processes of this program.</summary>
     private static void RemoveOrphans(IUdev udev)
     {
         int highest = udev.HighestIndex();

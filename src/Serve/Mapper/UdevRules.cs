@@ -1,9 +1,9 @@
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// udev's rules for our devices, with the same text as src/packaging/udev for ramdisks. They are placed at run time, because a device
-/// outlives the ramdisk that
-/// made it, and the booted system need not have them installed. A file of the same name in /etc/udev/rules.d replaces one of these.
+/// The udev rules for our devices, with the same text as the files in src/packaging/udev for ramdisks. The program places them at run time,
+/// because a device outlives the ramdisk in which it was made, and the booted system may not have them installed. A file of the same name
+/// in /etc/udev/rules.d replaces one of these.
 /// </summary>
 internal static class UdevRules
 {

@@ -6,7 +6,7 @@ namespace Snapuserd.Serve;
 /// <summary>One worker thread's resources: a reader of the view, and memory for received data and handshake replies.</summary>
 internal sealed class NbdWorker : IDisposable
 {
-    /// <summary>The minimum number of requests that the queue takes at once: 1 MiB of single blocks needs many.</summary>
+    /// <summary>The depth of the queue: a read of 1 MiB that consists of scattered single blocks needs many requests.</summary>
     private const int LeastDepth = 32;
 
     /// <summary>Bytes of a refused write that are received at a time.</summary>

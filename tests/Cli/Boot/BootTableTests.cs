@@ -52,7 +52,7 @@ public sealed class BootTableTests
     [InlineData("root /a /b - 1 more",
         "a row has at most five fields, name cow base source phase, and 'more' is a sixth; a field with blanks in it needs quotes")]
     [InlineData("\"\" /a /b", "\"\" cannot be the name of a mapped device: it is empty")]
-    [InlineData("ro/ot /a /b", "\"ro/ot\" cannot be the name of a mapped device: only letters, digits and #+-.:=@_ can be in it")]
+    [InlineData("ro/ot /a /b", "\"ro/ot\" cannot be the name of a mapped device: only letters, digits and #+-.:=@_ are allowed")]
     [InlineData("control /a /b", "\"control\" cannot be the name of a mapped device: the name is reserved")]
     [InlineData(".hidden /a /b", "name is '.hidden', must not begin with '.'")]
     [InlineData("root a.cow /b", "cow is 'a.cow', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and a value")]
