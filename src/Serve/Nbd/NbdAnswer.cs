@@ -5,23 +5,23 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The state of an answer's next piece.</summary>
+/// <summary>The state of a reply's next piece.</summary>
 internal enum NbdAnswerState
 {
-    /// <summary>No request.</summary>
+    /// <summary>There is no request.</summary>
     Free,
     /// <summary>The piece must be read, or read again.</summary>
     NeedsData,
     /// <summary>A worker is reading it.</summary>
     Reading,
-    /// <summary>It can be sent.</summary>
+    /// <summary>The piece can be sent.</summary>
     Ready,
 }
 
 /// <summary>
-/// The answer to one request, made in pieces that are read and sent one after the other. With structured replies each piece is a chunk, and
-/// an error in any of them is reported with its offset. The header of a simple reply reports success before the data. So an error in the
-/// first piece can still be reported; a later one can only end the connection.
+/// The reply to one request, in pieces that are read and sent one after the other. With structured replies each piece is a chunk, and an
+/// error in any piece is reported with its offset. The header of a simple reply reports success and precedes the data. So an error in the
+/// first piece can be reported, but after an error in a later piece the connection must be closed.
 /// </summary>
 internal sealed class NbdAnswer
 {
@@ -35,7 +35,10 @@ internal sealed class NbdAnswer
     /// <summary>The state of the next piece.</summary>
     public NbdAnswerState State { get; set; }
 
-    /// <summary>The piece's data while the answer waits; null if evicted. Belongs to <see cref="NbdBuffers"/>.</summary>
+    /// <summary>
+    /// The buffer with the piece's data while the reply waits to be sent; null if it was evicted. Set only by <see cref="NbdBuffers"/>,
+    /// with its lock held.
+    /// </summary>
     public NbdBuffer? Buffer { get; set; }
 
     /// <summary>Bytes of the piece's data.</summary>
@@ -44,10 +47,10 @@ internal sealed class NbdAnswer
     /// <summary>Bytes of data in the pieces before this one.</summary>
     public int Done { get; private set; }
 
-    /// <summary>No piece follows this one.</summary>
+    /// <summary>True if no piece follows this one.</summary>
     public bool IsLast { get; private set; }
 
-    /// <summary>A part of the piece was sent: the rest of it must be sent next.</summary>
+    /// <summary>True if a part of the piece was sent. Then the rest must be sent before any other reply.</summary>
     public bool IsBegun => _sent > 0;
 
     /// <summary>The unsent bytes of the piece's header.</summary>
@@ -56,10 +59,10 @@ internal sealed class NbdAnswer
     /// <summary>Offset of the first unsent byte in the piece's data.</summary>
     public int From => Math.Max(_sent - _headBytes, 0);
 
-    /// <summary>The whole piece was sent.</summary>
+    /// <summary>True if the whole piece was sent.</summary>
     public bool IsSent => _sent == _headBytes + Piece;
 
-    /// <summary>Begins the answer. A refused request is ready at once.</summary>
+    /// <summary>Begins the reply. If the request is refused, the reply is ready at once.</summary>
     public void Begin(NbdExport export, in NbdRequest request, bool structured)
     {
         (_request, _ticks, _sent, _told, Done, Piece, IsLast) = (request, 0, 0, false, 0, 0, false);
@@ -82,9 +85,9 @@ internal sealed class NbdAnswer
 
     /// <summary>
     /// Reads the next piece into <paramref name="buffer"/>, or rereads the unsent rest of one that was evicted. A piece has at most
-    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or why the client must be dropped. The state stays
-    /// <see cref="NbdAnswerState.Reading"/>, because this runs without the session's lock: with another state, a second worker would send
-    /// the piece while this worker still holds it.
+    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or the reason why the client must be dropped. Runs
+    /// without the session's lock, so it leaves the state at <see cref="NbdAnswerState.Reading"/>: with another state, a second worker
+    /// would send the piece while this worker still uses it.
     /// </summary>
     public string? Read(NbdExport export, ViewReader reader, Slice buffer, bool structured, int pieceBytes)
     {
@@ -101,7 +104,7 @@ internal sealed class NbdAnswer
             Tell(export);
             if (!structured && Done > 0)
             {
-                // If the client repeats the request, it gets an error.
+                // If the client repeats the request, it gets an error in the header.
                 export.ReadsTwice = true;
                 return Broken(Done);
             }
@@ -117,7 +120,7 @@ internal sealed class NbdAnswer
         return null;
     }
 
-    /// <summary>Records that this many more bytes were sent.</summary>
+    /// <summary>Records that another <paramref name="bytes"/> bytes were sent.</summary>
     public void Sent(int bytes) => _sent += bytes;
 
     /// <summary>Starts the next piece.</summary>
@@ -137,7 +140,10 @@ internal sealed class NbdAnswer
         return (_request.Flags & NbdProtocol.CommandDf) != 0 && _request.Length > export.BufferBytes ? Errno.EOVERFLOW : 0;
     }
 
-    /// <summary>Pieces after the first begin at multiples of their size in the image, so that they split few units.</summary>
+    /// <summary>
+    /// The length of the next piece. Pieces after the first begin at multiples of <paramref name="pieceBytes"/> in the image, so that few
+    /// units are split between pieces.
+    /// </summary>
     private int NextPiece(int pieceBytes, int done)
     {
         int rest = (int)_request.Length - done;
@@ -163,7 +169,7 @@ internal sealed class NbdAnswer
         return result;
     }
 
-    /// <summary>Counts the read, only once.</summary>
+    /// <summary>Records the read's duration, once per request.</summary>
     private void Tell(NbdExport export)
     {
         if (!_told) export.View.RecordLatency(_ticks);
@@ -181,7 +187,7 @@ internal sealed class NbdAnswer
             SetSimple(error);
             return;
         }
-        // Error:32, length of a message:16, no message; then the offset of the failed read, if there is one.
+        // The error in 32 bits, the length of the message in 16 bits (0: no message), and for a failed read its offset.
         bool known = error == Errno.EIO;
         SetChunk(known ? NbdProtocol.ChunkErrorOffset : NbdProtocol.ChunkError, known ? 14 : 6, 0);
         BinaryPrimitives.WriteInt32BigEndian(_head.AsSpan(NbdProtocol.ChunkBytes), error);

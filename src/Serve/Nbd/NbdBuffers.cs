@@ -4,12 +4,12 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Serve;
 
-/// <summary>A buffer of <see cref="NbdBuffers"/>. Everything but the slice belongs to the pool.</summary>
+/// <summary>A buffer of <see cref="NbdBuffers"/>. Only the pool may use its members other than <see cref="Slice"/>.</summary>
 internal sealed class NbdBuffer(Slice slice)
 {
     public Slice Slice { get; } = slice;
 
-    /// <summary>The waiting answer that has its data in this buffer, while it may be evicted.</summary>
+    /// <summary>The waiting reply whose data is in this buffer and may be evicted; null if there is none.</summary>
     public NbdAnswer? Parked { get; set; }
 
     public NbdBuffer? Older { get; set; }
@@ -18,9 +18,10 @@ internal sealed class NbdBuffer(Slice slice)
 }
 
 /// <summary>
-/// A fixed pool of buffers for all clients. A worker holds at most one at a time. An answer that its client does not read keeps its buffer
-/// until a worker needs one; then the answer that was parked first loses its data, which is read again when the client continues. So
-/// stalled clients cannot exhaust the buffers. Thread-safe; the pool's lock may be taken while a session's lock is held, not the reverse.
+/// A fixed pool of buffers for all clients. A worker holds at most one at a time. A reply that its client does not read keeps its buffer
+/// until a worker needs one and none is free. Then the reply that was parked first loses its data, which is read again when the client
+/// continues. So stalled clients cannot exhaust the buffers. Thread-safe. The pool's lock may be taken while a session's lock is held, but
+/// not the reverse.
 /// </summary>
 internal sealed class NbdBuffers
 {
@@ -40,7 +41,7 @@ internal sealed class NbdBuffers
         for (int i = 0; i < count; i++) _free.Push(new NbdBuffer(arena.Take(bytes)!.Value));
     }
 
-    /// <summary>Buffers that hold data.</summary>
+    /// <summary>The number of buffers that hold data.</summary>
     public int InUse
     {
         get
@@ -49,7 +50,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Answers parked with their data, and evictions so far.</summary>
+    /// <summary>The number of replies that are parked with their data, and the number of evictions so far.</summary>
     public (int Parked, long Evicted) Waiting
     {
         get
@@ -59,7 +60,8 @@ internal sealed class NbdBuffers
     }
 
     /// <summary>
-    /// Takes a free buffer or evicts one. The caller holds none; there are at least as many buffers as workers, so one is free or parked.
+    /// Takes a free buffer, or evicts a parked one. The caller must not hold another buffer. There are at least as many buffers as workers,
+    /// so one is always free or parked.
     /// </summary>
     public NbdBuffer Take()
     {
@@ -75,7 +77,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Stores a worker's buffer with an answer that cannot be sent now.</summary>
+    /// <summary>Leaves a worker's buffer to a reply that cannot be sent now.</summary>
     public void Park(NbdAnswer answer, NbdBuffer buffer)
     {
         lock (_gate)

@@ -7,24 +7,25 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One connection of the kernel to an <see cref="NbdDevice"/>, from its first byte to its last; without handshake and structured replies.
-/// It has threads of its own, more than one if the kernel sends several requests at a time. They take the requests in turn; each reads the
-/// data for its request and answers it. Answers are sent in the order in which they are ready:
+/// One connection of the kernel to an <see cref="NbdDevice"/>, without a handshake and structured replies. It has threads of its own, more
+/// than one if the kernel sends several requests at a time. Each thread receives a request, reads its data and replies. Replies are sent in
+/// the order in which they are ready:
 /// <code>
-///   take the receive lock -> receive a request -> release it -> read the view -> take the send lock -> send -> again
+///   take the receive lock -> receive a request -> release the lock -> read the view -> take the send lock -> send -> again
 /// </code>
 /// A thread leaves the view's gate before it sends, so the merge waits for no client.
 /// <para>
-/// A read longer than a buffer is read and sent in parts. The header of a simple reply reports success before the data. So an error in the
-/// first part can still be reported; a later one can only end the connection. The kernel then repeats the request over the next connection,
-/// without a limit. Therefore, once that has happened, long requests are read to their end before the first part is sent.
+/// A read longer than a buffer is read and sent in parts. The header of a simple reply reports success and precedes the data. So an error
+/// in the first part can be reported, but after an error in a later part the connection must be closed. The kernel then repeats the request
+/// over the next connection, without a limit. Therefore, after the first such error, long requests are read to their end before the first
+/// part is sent.
 /// </para>
 /// </summary>
 internal sealed class NbdConnection
 {
     /// <summary>
-    /// Another thread starts after this many consecutive requests that had arrived before a thread asked for them. A client with one
-    /// request at a time is faster with one thread: two would pass the receive lock back and forth.
+    /// Another thread starts after this many consecutive requests that had arrived before a thread tried to receive them. A client that
+    /// sends one request at a time is faster with one thread: two would pass the receive lock back and forth.
     /// </summary>
     private const int Busy = 2;
 
@@ -47,13 +48,13 @@ internal sealed class NbdConnection
         _helpers = new Thread?[export.MostHelpers];
     }
 
-    /// <summary>The client announced its end.</summary>
+    /// <summary>True if the client announced that it disconnects.</summary>
     public bool Disconnected { get; private set; }
 
-    /// <summary>At least one request came.</summary>
+    /// <summary>True if at least one request was received.</summary>
     public bool WasUsed { get; private set; }
 
-    /// <summary>Serves until the client has left or was dropped; then closes the socket. Never throws.</summary>
+    /// <summary>Serves until the client disconnects or is dropped, then closes the socket. Never throws.</summary>
     public void Run()
     {
         try
@@ -66,7 +67,7 @@ internal sealed class NbdConnection
         }
         finally
         {
-            // No helper is added from here on: AddHelper's caller checks the flag under the same lock.
+            // After this no helper is added, because AddHelper's caller checks the flag under the same lock.
             lock (_receiving) _ended = true;
             for (int i = 0; i < _helperCount; i++) _helpers[i]!.Join();
             _socket.Dispose();
@@ -105,7 +106,7 @@ internal sealed class NbdConnection
         }
         catch (SnapuserdException)
         {
-            // No memory or no descriptor for a helper: the first thread continues alone.
+            // There is not enough memory, or no descriptor, for a helper: the other threads continue without it.
         }
         _export.GiveSpare();
     }
@@ -122,7 +123,7 @@ internal sealed class NbdConnection
         _socket.HangUp();
     }
 
-    /// <summary>Waits for the next request; false when there are no more.</summary>
+    /// <summary>Waits for the next request; false if the connection has ended.</summary>
     private bool TryReceive(out NbdRequest request)
     {
         Interlocked.Increment(ref _waiting);
@@ -200,7 +201,7 @@ internal sealed class NbdConnection
             SendSimple(request, Errno.EIO, default);
             return;
         }
-        // The parts belong together; no other answer may come between them.
+        // Hold the lock until all parts are sent, because no other reply may come between them.
         lock (_sending)
         {
             if (!SendSimple(request, 0, bytes)) return;
@@ -218,7 +219,7 @@ internal sealed class NbdConnection
         }
     }
 
-    /// <summary>True if everything from <paramref name="done"/> on can be read.</summary>
+    /// <summary>True if all data after the first <paramref name="done"/> bytes can be read.</summary>
     private bool CanRead(ReadContext context, in NbdRequest request, int done)
     {
         for (int part; done < request.Length; done += part)
@@ -229,7 +230,10 @@ internal sealed class NbdConnection
         return true;
     }
 
-    /// <summary>Parts after the first begin at multiples of the buffer size in the image, so that they split few units.</summary>
+    /// <summary>
+    /// The length of the next part. Parts after the first begin at multiples of the buffer size in the image, so that few units are split
+    /// between parts.
+    /// </summary>
     private int Part(in NbdRequest request, int done)
     {
         int rest = (int)request.Length - done, buffer = _export.BufferBytes;
@@ -264,14 +268,14 @@ internal sealed class NbdConnection
         return Send(header, bytes);
     }
 
-    /// <summary>Sends a reply. False when the client has gone: later sends fail as well.</summary>
+    /// <summary>Sends a reply. False if the client has gone; later sends then fail as well.</summary>
     private bool Send(ReadOnlySpan<byte> header, ReadOnlySpan<byte> body)
     {
         lock (_sending)
         {
             if (_socket.Send(header, body) == 0) return true;
         }
-        // Part of an answer may have been sent, so the client could not parse anything that follows.
+        // A part of the reply may have been sent, so the client could not parse anything that follows.
         _socket.HangUp();
         return false;
     }

@@ -7,12 +7,12 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Controls the kernel's NBD client by generic netlink, so that no thread must stay in a system call while the device exists. One thread at
-/// a time.
+/// Controls the kernel's NBD client by generic netlink. (With the older ioctl interface, a thread would have to stay in a system call while
+/// the device exists.) Only one thread may use it at a time.
 /// </summary>
 internal sealed class NbdControl : IDisposable
 {
-    /// <summary>Bytes of a message with a few sockets and a long identifier; answers are shorter.</summary>
+    /// <summary>Bytes of a buffer for a message with a few sockets and a long identifier. Replies are shorter.</summary>
     private const int MessageBytes = 4096;
 
     private readonly byte[] _message = new byte[MessageBytes];
@@ -22,7 +22,9 @@ internal sealed class NbdControl : IDisposable
     private int _length;
     private uint _sequence;
 
-    /// <summary>Looks up the netlink family. Exit code 69 when this kernel has no NBD, 71 without descriptors.</summary>
+    /// <summary>
+    /// Looks up the netlink family. Throws with exit code 69 if this kernel has no NBD, and 71 if no descriptors are left.
+    /// </summary>
     public NbdControl()
     {
         _fd = Libc.Socket(Libc.AF_NETLINK, Libc.SOCK_RAW | Libc.SOCK_CLOEXEC, Libc.NETLINK_GENERIC);
@@ -46,7 +48,7 @@ internal sealed class NbdControl : IDisposable
         }
     }
 
-    /// <summary>Makes a device from connected sockets; index −1 selects a free one. Returns its index, or a negative errno.</summary>
+    /// <summary>Creates a device from connected sockets; index −1 selects a free device. Returns its index, or a negative errno.</summary>
     public int Connect(int index, long lengthBytes, int blockBytes, ushort flags, NbdOptions options, string identifier,
         ReadOnlySpan<int> sockets)
     {
@@ -64,7 +66,7 @@ internal sealed class NbdControl : IDisposable
     }
 
     /// <summary>
-    /// Offers sockets as replacements for dead ones. Returns 0 or a negative errno. It also returns 0 when the kernel did not need them;
+    /// Offers sockets as replacements for dead ones. Returns 0 or a negative errno. Also returns 0 if the kernel does not need the sockets;
     /// then their other ends hang up once this process closes its copies.
     /// </summary>
     public int Reconnect(int index, string identifier, ReadOnlySpan<int> sockets)
@@ -133,8 +135,8 @@ internal sealed class NbdControl : IDisposable
     }
 
     /// <summary>
-    /// Sends the message and receives answers until the one with the result. <paramref name="value"/> is the attribute
-    /// <paramref name="wanted"/> of the others.
+    /// Sends the message and receives replies until the acknowledgement, and returns its result. <paramref name="value"/> is the attribute
+    /// <paramref name="wanted"/> of the other replies, 0 if none has it.
     /// </summary>
     private int Call(ushort wanted, out uint value)
     {
@@ -153,7 +155,9 @@ internal sealed class NbdControl : IDisposable
         }
     }
 
-    /// <summary>Parses one datagram of messages. Returns the result in its error message, null if there is none.</summary>
+    /// <summary>
+    /// Parses the messages of one datagram. Returns the result in the acknowledgement (NLMSG_ERROR), or null if it is not among them.
+    /// </summary>
     private int? Take(ReadOnlySpan<byte> bytes, ushort wanted, ref uint value)
     {
         int before = Unsafe.SizeOf<NetlinkHeader>();
@@ -163,7 +167,7 @@ internal sealed class NbdControl : IDisposable
             if (header.Length < before || header.Length > bytes.Length) return -Errno.EBADMSG;
             ReadOnlySpan<byte> body = bytes[before..(int)header.Length];
             bytes = bytes[Math.Min(((int)header.Length + 3) & -4, bytes.Length)..];
-            // The answer to an abandoned call.
+            // Skip the reply to an earlier call that was abandoned.
             if (header.Sequence != _sequence) continue;
             if (header.Type == NbdNetlink.NLMSG_ERROR) return body.Length < sizeof(int) ? -Errno.EBADMSG : MemoryMarshal.Read<int>(body);
             if (body.Length > Unsafe.SizeOf<GenericHeader>()) TakeAttributes(body[Unsafe.SizeOf<GenericHeader>()..], wanted, ref value);

@@ -5,18 +5,18 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Distributes the descriptors that RLIMIT_NOFILE allows among the NBD servers of this process. The soft limit, often 1024, is raised
-/// towards the hard one as far as they need.
+/// Distributes the descriptors that RLIMIT_NOFILE allows among the NBD servers of this process. The soft limit, often 1024, is raised as
+/// far as the servers need, but at most to the hard limit.
 /// </summary>
 internal static class NbdDescriptors
 {
-    /// <summary>Descriptors reserved for devices, rings, control sockets and their clients.</summary>
+    /// <summary>The number of descriptors that are reserved for devices, rings, control sockets and their clients.</summary>
     private const int Others = 256;
 
     private static readonly Lock s_gate = new();
     private static int s_promised;
 
-    /// <summary>Reserves up to <paramref name="wanted"/> descriptors for a server, at least one, and returns the number.</summary>
+    /// <summary>Reserves up to <paramref name="wanted"/> descriptors for a server, but at least one, and returns their number.</summary>
     public static int Promise(int wanted)
     {
         lock (s_gate)
@@ -34,8 +34,8 @@ internal static class NbdDescriptors
     }
 
     /// <summary>
-    /// The number of <paramref name="wanted"/> descriptors that a server gets if <paramref name="promised"/> are reserved for others. With
-    /// a small limit the rest of the process keeps half of it.
+    /// The number of descriptors that a server gets if it wants <paramref name="wanted"/> and <paramref name="promised"/> are reserved for
+    /// other servers. If the limit is small, half of it is kept for the rest of the process.
     /// </summary>
     internal static int Share(ulong limit, int promised, int wanted)
     {

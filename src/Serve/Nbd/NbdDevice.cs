@@ -7,11 +7,11 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A view as the kernel's /dev/nbdN. The kernel gets one end of each of a few socket pairs, and this process serves the other ends. The
-/// kernel uses no handshake and understands simple replies only.
+/// Provides a view as the kernel's /dev/nbdN. The kernel gets one end of each of a few socket pairs, and this process serves the other
+/// ends. The kernel uses no handshake and supports only simple replies.
 /// <para>
 /// If a server is killed, its device stays, and requests wait for up to <see cref="NbdOptions.DeadConnectionSeconds"/>. The next server
-/// with the same <see cref="NbdOptions.Identifier"/> takes the device over: readers see a pause.
+/// with the same <see cref="NbdOptions.Identifier"/> takes the device over, so readers see only a pause.
 /// </para>
 /// </summary>
 public sealed class NbdDevice : IBlockServer
@@ -19,12 +19,12 @@ public sealed class NbdDevice : IBlockServer
     /// <summary>The longest identifier in bytes; the kernel shows it as a line in sysfs.</summary>
     private const int LongestIdentifier = 1024;
 
-    /// <summary>The number of devices searched for the one of a killed predecessor. The module makes 16 by default.</summary>
+    /// <summary>The number of devices among which that of a killed predecessor is searched. The module makes 16 by default.</summary>
     private const int MostDevices = 256;
 
     /// <summary>
-    /// Attempts, <see cref="TryMilliseconds"/> apart, to restore a connection that the kernel dropped because an answer took too long: the
-    /// kernel ends the connection shortly before it accepts a replacement.
+    /// The maximum number of attempts, <see cref="TryMilliseconds"/> apart, to restore a connection that the kernel closed because a reply
+    /// took too long. The first may fail, because the kernel closes the connection shortly before it accepts a replacement.
     /// </summary>
     private const int Tries = 50;
 
@@ -45,9 +45,9 @@ public sealed class NbdDevice : IBlockServer
     private bool _stop;
 
     /// <summary>
-    /// Makes a device for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number.
-    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. Exit code 71
-    /// when <see cref="NbdOptions.MemoryBytes"/> is too little.
+    /// Creates a server for <paramref name="view"/>. <paramref name="devices"/> are the devices of the view's engine, indexed by device
+    /// number. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. The caller keeps ownership of all three. Throws
+    /// with exit code 71 if <see cref="NbdOptions.MemoryBytes"/> is too small.
     /// </summary>
     public NbdDevice(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
     {
@@ -63,12 +63,12 @@ public sealed class NbdDevice : IBlockServer
     /// <inheritdoc/>
     public string? Failure => _export.Failure;
 
-    /// <summary>Requests received so far, on all connections.</summary>
+    /// <summary>The number of requests received so far on all connections.</summary>
     public long Requests => _export.Requests;
 
     /// <summary>
-    /// Attaches the device, and returns its path. Exit code 64 for an invalid name, 69 when the kernel has no NBD, 76 when the requested
-    /// device is in use, 77 without CAP_SYS_ADMIN, 71 without descriptors or threads.
+    /// Attaches the device, and returns its path. Throws with exit code 64 for an invalid name, 69 if the kernel has no NBD, 76 if the
+    /// requested device is in use, 77 without CAP_SYS_ADMIN, and 71 if no descriptors or threads are left.
     /// </summary>
     public string Start()
     {
@@ -104,7 +104,8 @@ public sealed class NbdDevice : IBlockServer
         {
             lock (_gate) _stop = true;
             if (_control == null) return;
-            // The kernel announces the end on every connection; a connection that no longer accepts answers is hung up.
+            // The kernel announces the disconnection on every connection. A connection whose thread has not ended by the deadline is hung
+            // up.
             if (_index >= 0) _ = _control.Disconnect(_index);
             long end = _time.Milliseconds + _options.DrainMilliseconds;
             for (int i = 0; i < _threads.Length; i++)
@@ -126,22 +127,22 @@ public sealed class NbdDevice : IBlockServer
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>The device number in <paramref name="device"/>; −1 if it is empty: any free device.</summary>
+    /// <summary>The device number in <paramref name="device"/>, or −1 (any free device) if that is empty.</summary>
     private static int IndexOf(string device)
     {
         if (device.Length == 0) return -1;
         string number = device.StartsWith("/dev/nbd", StringComparison.Ordinal) ? device[8..]
             : device.StartsWith("nbd", StringComparison.Ordinal) ? device[3..] : device;
         if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int index))
-            throw new SnapuserdException(ExitCode.Usage, $"{device} is no NBD device; they are called /dev/nbd0, /dev/nbd1 and so on");
+            throw new SnapuserdException(ExitCode.Usage, $"{device} is not an NBD device; their names are /dev/nbd0, /dev/nbd1 and so on");
         return index;
     }
 
     private void Attach(int index, int[] ours, int[] theirs)
     {
         Pair(ours, theirs);
-        // The base's sector size, because readers may be handed over to the base. A base that cannot be merged may have larger sectors than
-        // the driver supports.
+        // Use the base's sector size, because readers may be handed over to the base. It is limited, because a base that is only read may
+        // have larger sectors than the driver supports.
         int sector = Math.Min(_devices[_view.Devices.Base.Number].LogicalSector, Sizes.LargestSector);
         int result = _control!.Connect(index, _view.Length, _view.Length % sector == 0 ? sector : 512, NbdExport.Flags(structured: false),
             _options, _identifier, theirs);
@@ -182,8 +183,8 @@ public sealed class NbdDevice : IBlockServer
     }
 
     /// <summary>
-    /// Replaces a dead server's sockets. False if the device is not such a server's, belongs to another one, or differs in length from the
-    /// view.
+    /// Replaces a dead server's sockets. False if the device's server is alive or has another identifier, or if the device's length differs
+    /// from the view's.
     /// </summary>
     private bool TryTakeOver(int index, int[] ours, int[] theirs)
     {
@@ -201,7 +202,10 @@ public sealed class NbdDevice : IBlockServer
         return taken;
     }
 
-    /// <summary>True if the kernel has kept the other end: this process closed its copy, so the pair would otherwise hang up.</summary>
+    /// <summary>
+    /// True if the kernel has kept the other end of the pair. Otherwise this end would hang up, because this process has closed its copy of
+    /// the other.
+    /// </summary>
     private static bool IsTaken(int socket)
     {
         Span<PollFd> look = [new PollFd { Fd = socket }];
@@ -240,7 +244,7 @@ public sealed class NbdDevice : IBlockServer
         }
     }
 
-    /// <summary>Serves a connection, and its replacements when the kernel drops it. Never throws.</summary>
+    /// <summary>Serves a connection, and a replacement whenever the kernel drops it. Never throws.</summary>
     private void Serve(int place)
     {
         try
@@ -265,8 +269,8 @@ public sealed class NbdDevice : IBlockServer
                     if (_stop) return;
                     if (--tries == 0 || !TryReconnect(place))
                     {
-                        _export.Fail("NBD: the kernel has given up a connection of "
-                            + $"/dev/nbd{_index.ToString(CultureInfo.InvariantCulture)} and takes no new one");
+                        _export.Fail("NBD: the kernel has closed a connection of "
+                            + $"/dev/nbd{_index.ToString(CultureInfo.InvariantCulture)} and does not accept a new one");
                         return;
                     }
                 }
@@ -278,7 +282,7 @@ public sealed class NbdDevice : IBlockServer
         }
     }
 
-    /// <summary>Replaces a connection. The caller holds the lock, which Stop takes before it disposes of the control.</summary>
+    /// <summary>Replaces a connection. The caller must hold the lock, which Stop takes before it disposes of the control.</summary>
     private bool TryReconnect(int place)
     {
         Span<int> ours = [-1], theirs = [-1];

@@ -9,27 +9,29 @@ namespace Snapuserd.Serve;
 /// <summary>The state that all connections share: the view, the memory, and the reports of failures.</summary>
 internal sealed class NbdExport
 {
-    /// <summary>The longest request: the limit that clients assume if a server states none (proto.md, "Block size constraints").</summary>
+    /// <summary>
+    /// The longest request in bytes: the limit that clients assume if a server does not send one (proto.md, "Block size constraints").
+    /// </summary>
     public const int LongestRequest = 32 << 20;
 
-    /// <summary>The usual request of a file system, and the block size of ops.</summary>
+    /// <summary>The preferred block size: that of most file systems' requests and of ops.</summary>
     public const int PreferredBlock = Sizes.Block;
 
     /// <summary>
-    /// A thread's buffer in bytes: the usual request of copying programs. If the memory then allows fewer threads than
-    /// <see cref="FewThreads"/>, it becomes smaller, down to the size that must be answered in one piece if a client insists (proto.md,
-    /// NBD_CMD_FLAG_DF).
+    /// Limits for the size of a thread's buffer in bytes. The largest is the usual request of copying programs. If the memory then allows
+    /// fewer threads than <see cref="FewThreads"/>, the buffer is halved, but not below the smallest. That is the length that a server must
+    /// be able to send in one piece if the client demands it (proto.md, NBD_CMD_FLAG_DF).
     /// </summary>
     private const int LargestBuffer = 256 << 10;
 
     private const int SmallestBuffer = 64 << 10;
 
-    /// <summary>Enough for two programs with four connections each.</summary>
+    /// <summary>Enough threads for two programs with four connections each.</summary>
     private const int FewThreads = 8;
 
     /// <summary>
-    /// Buffers per worker beside its own. A client with four requests at a time has three answers parked while one is sent; more parked
-    /// answers would not increase the speed.
+    /// The maximum number of additional buffers per worker. A client with four requests at a time has three replies parked while one is
+    /// sent; more parked replies would not increase the speed.
     /// </summary>
     private const int SpareBuffers = 3;
 
@@ -41,7 +43,7 @@ internal sealed class NbdExport
     private long _requests;
 
     /// <summary>
-    /// An export for at most <paramref name="connections"/> connections. Exit code 71 if the memory is too small for one.
+    /// An export for at most <paramref name="connections"/> connections. Throws with exit code 71 if the memory is too small for one.
     /// </summary>
     public NbdExport(SnapshotView view, BlockDevice[] devices, NbdOptions options, int connections, WakeUp wakeUp)
     {
@@ -56,8 +58,8 @@ internal sealed class NbdExport
         while (BufferBytes > SmallestBuffer && Threads(options) < FewThreads) BufferBytes /= 2;
         int threads = Threads(options);
         if (threads == 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"serving takes {ReadContext.Bytes(view, 1, BufferBytes)} bytes of "
-                + $"buffer memory at the least, {options.MemoryBytes} are there; try a larger --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources, $"serving takes at least {ReadContext.Bytes(view, 1, BufferBytes)} bytes of "
+                + $"buffer memory, but only {options.MemoryBytes} are available; try a larger --memory");
         // One thread is reserved for each connection, so that no client can take them all. Up to half of the threads go to connections with
         // many requests.
         Connections = Math.Clamp(Math.Min(connections, Math.Max(threads / 2, FewThreads)), 1, threads);
@@ -79,19 +81,19 @@ internal sealed class NbdExport
     /// <summary>Bytes of a thread's buffer.</summary>
     public int BufferBytes { get; }
 
-    /// <summary>Connections at the same time.</summary>
+    /// <summary>The maximum number of connections at the same time.</summary>
     public int Connections { get; }
 
-    /// <summary>Requests of one client that are answered at the same time.</summary>
+    /// <summary>The maximum number of one client's requests that are served at the same time.</summary>
     public int MostAnswers { get; }
 
-    /// <summary>Worker threads of an <see cref="NbdServer"/>, for all clients together.</summary>
+    /// <summary>The number of worker threads of an <see cref="NbdServer"/>, for all clients together.</summary>
     public int Workers { get; }
 
-    /// <summary>Buffers that the workers share: one each, and more for answers that clients have not read yet.</summary>
+    /// <summary>The number of buffers that the workers share: one for each, and more for replies that clients have not read yet.</summary>
     public int Buffers { get; }
 
-    /// <summary>Threads that a connection may have in addition to its first.</summary>
+    /// <summary>The maximum number of threads of a connection in addition to its first.</summary>
     public int MostHelpers { get; }
 
     /// <summary>The transmission flags of a connection.</summary>
@@ -106,8 +108,8 @@ internal sealed class NbdExport
     public long Requests => Volatile.Read(ref _requests);
 
     /// <summary>
-    /// Set once a read has failed in the middle of a simple reply: from then on, data in several parts is read twice, so that the next
-    /// error can be reported.
+    /// True once a read has failed in the middle of a simple reply. From then on, data that is sent in several parts is read twice:
+    /// completely before the header is sent, so that an error can be reported.
     /// </summary>
     public bool ReadsTwice
     {
@@ -126,10 +128,10 @@ internal sealed class NbdExport
         return false;
     }
 
-    /// <summary>Returns such a reservation.</summary>
+    /// <summary>Returns a reservation of <see cref="TryTakeSpare"/>.</summary>
     public void GiveSpare() => Interlocked.Increment(ref _spare);
 
-    /// <summary>Reports a client that was dropped.</summary>
+    /// <summary>Passes a message about a client, such as why it was dropped, to the owner.</summary>
     public void Report(string sentence) => _report?.Invoke(sentence);
 
     /// <summary>Records a fatal failure, and wakes the owner.</summary>
@@ -139,7 +141,8 @@ internal sealed class NbdExport
     }
 
     /// <summary>
-    /// Fails the server if a call on a client's socket failed because a sandbox forbids it: every client would be dropped.
+    /// Fails the server if <paramref name="errno"/> shows that a sandbox forbids a call on a client's socket, because every client would be
+    /// dropped.
     /// </summary>
     public void FailIfForbidden(nint errno)
     {
@@ -159,7 +162,7 @@ internal sealed class NbdExport
         }
         catch (Exception)
         {
-            Fail("NBD: a thread has failed, and so did telling about it");
+            Fail("NBD: a thread has failed, and its error could not be reported");
         }
     }
 
