@@ -104,7 +104,7 @@ public sealed class NbdHostileTests
         Assert.Equal(silent.Count + deaf.Count, fixture.Reports.Count);
         Assert.Equal(silent.Count,
             fixture.Reports.Count(r => r.Contains("not finish the handshake within 30 s", StringComparison.Ordinal)));
-        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its answers for 30 s", StringComparison.Ordinal)));
+        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its replies for 30 s", StringComparison.Ordinal)));
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
 

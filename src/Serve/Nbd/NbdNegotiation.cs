@@ -9,9 +9,9 @@ internal enum NegotiationStep
 {
     /// <summary>More bytes of the client are needed.</summary>
     More,
-    /// <summary>Requests follow.</summary>
+    /// <summary>The handshake is complete: requests follow.</summary>
     Done,
-    /// <summary>The client announced its end: close after the reply is sent.</summary>
+    /// <summary>The client announced that it disconnects: close after the reply is sent.</summary>
     Leave,
     /// <summary>The client broke the protocol: close at once.</summary>
     Drop,
@@ -19,14 +19,16 @@ internal enum NegotiationStep
 
 /// <summary>
 /// The handshake with a client up to the first request (proto.md, "Fixed newstyle negotiation"), as a state machine over the client's
-/// bytes. It stores no option's data, so a client that stops in the middle of one costs only this object.
+/// bytes. It does not store the data of an option, so a client that stops in the middle of an option costs only this object.
 /// </summary>
 internal sealed class NbdNegotiation(NbdExport export)
 {
-    /// <summary>Bytes of the replies to one option, at most: three infos and a name, or a list's entry, with their headers.</summary>
+    /// <summary>
+    /// The maximum length in bytes of all replies to one option: three infos and a name, or a list's entry, with their headers.
+    /// </summary>
     public const int LongestReply = 256 + NbdProtocol.LongestString;
 
-    /// <summary>A longest name and the other data that INFO and GO may send.</summary>
+    /// <summary>Enough for the longest name together with the other data of an INFO or GO option.</summary>
     private const int LongestData = 2 * NbdProtocol.LongestString;
 
     /// <summary>
@@ -34,7 +36,7 @@ internal sealed class NbdNegotiation(NbdExport export)
     /// </summary>
     private const int MostSkipped = 1 << 20;
 
-    /// <summary>Options per handshake; clients need half a dozen.</summary>
+    /// <summary>The maximum number of options per handshake; clients need half a dozen.</summary>
     private const int MostOptions = 256;
 
     private enum Part
@@ -53,22 +55,23 @@ internal sealed class NbdNegotiation(NbdExport export)
     private uint _left;
     private bool _noZeroes;
 
-    // The received part of the data of EXPORT_NAME (a name), INFO and GO (length of the name:32, the name, number of infos:16, infos:16
-    // each).
+    // The state of parsing an option's data. EXPORT_NAME has a name. INFO and GO have the name's length (32 bits), the name, the number of
+    // infos (16 bits), and the infos (16 bits each).
     private uint _nameLength;
     private bool _matches;
     private ushort _infoCount;
     private ushort _info;
     private bool _wantsName;
 
-    /// <summary>The client wants reads to be answered in chunks.</summary>
+    /// <summary>True if the client wants reads to be answered in chunks.</summary>
     public bool Structured { get; private set; }
 
-    /// <summary>Why the client must be dropped.</summary>
+    /// <summary>The reason to drop the client, after <see cref="NegotiationStep.Drop"/>.</summary>
     public string Why { get; private set; } = "";
 
     /// <summary>
-    /// The most bytes that <see cref="Feed"/> accepts: up to the end of the current part, so that no byte of a request is received.
+    /// The maximum number of bytes that <see cref="Feed"/> accepts. They end with the current part, so no byte of a later request is among
+    /// them.
     /// </summary>
     public int Wanted => _part switch
     {
@@ -87,8 +90,9 @@ internal sealed class NbdNegotiation(NbdExport export)
     }
 
     /// <summary>
-    /// Takes at most <see cref="Wanted"/> bytes. If they complete an option, its replies (at most <see cref="LongestReply"/> bytes) go to
-    /// <paramref name="reply"/> and their length to <paramref name="replyBytes"/>; the caller sends them first.
+    /// Takes at most <see cref="Wanted"/> bytes. If they complete an option, writes its replies (at most <see cref="LongestReply"/> bytes)
+    /// to <paramref name="reply"/> and their length to <paramref name="replyBytes"/>. The caller must send them before it acts on the
+    /// result.
     /// </summary>
     public NegotiationStep Feed(ReadOnlySpan<byte> bytes, Span<byte> reply, out int replyBytes)
     {
@@ -119,12 +123,12 @@ internal sealed class NbdNegotiation(NbdExport export)
     private NegotiationStep TakeHead(Span<byte> reply, out int replyBytes)
     {
         replyBytes = 0;
-        if (BinaryPrimitives.ReadUInt64BigEndian(_head) != NbdProtocol.OptionMagic) return Drop("an option without its magic came");
+        if (BinaryPrimitives.ReadUInt64BigEndian(_head) != NbdProtocol.OptionMagic) return Drop("it sent an option without the magic number");
         _options++;
         _option = BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(8));
         _length = BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(12));
         if (_length > LongestData && (_length > MostSkipped || _option == NbdProtocol.OptExportName))
-            return Drop($"option {_option} came with {_length} bytes");
+            return Drop($"it sent option {_option} with {_length} bytes of data");
         _left = _length;
         (_nameLength, _matches, _infoCount, _info, _wantsName) = (0, true, 0, 0, false);
         _part = Part.Data;
@@ -191,7 +195,7 @@ internal sealed class NbdNegotiation(NbdExport export)
         switch (_option)
         {
             case NbdProtocol.OptExportName:
-                return IsOurs(_length) ? AddExport(ref writer) : Drop("it asked for an export that there is not");
+                return IsOurs(_length) ? AddExport(ref writer) : Drop("it asked for an export that does not exist");
             case NbdProtocol.OptAbort:
                 writer.Add(NbdProtocol.RepAck, default);
                 return NegotiationStep.Leave;
@@ -208,7 +212,7 @@ internal sealed class NbdNegotiation(NbdExport export)
                 writer.Add(NbdProtocol.RepAck, default);
                 break;
             default:
-                // TLS, metadata contexts, extended headers, and future options.
+                // For example TLS, metadata contexts and extended headers.
                 writer.Add(NbdProtocol.RepErrUnsupported, default);
                 break;
         }
@@ -248,10 +252,10 @@ internal sealed class NbdNegotiation(NbdExport export)
             writer.Add(NbdProtocol.RepErrUnknown, default);
             return NegotiationStep.More;
         }
-        Span<byte> about = stackalloc byte[12];
-        BinaryPrimitives.WriteUInt16BigEndian(about, NbdProtocol.InfoExport);
-        WriteExport(about[2..]);
-        writer.Add(NbdProtocol.RepInfo, about);
+        Span<byte> info = stackalloc byte[12];
+        BinaryPrimitives.WriteUInt16BigEndian(info, NbdProtocol.InfoExport);
+        WriteExport(info[2..]);
+        writer.Add(NbdProtocol.RepInfo, info);
         Span<byte> sizes = stackalloc byte[14];
         BinaryPrimitives.WriteUInt16BigEndian(sizes, NbdProtocol.InfoBlockSize);
         BinaryPrimitives.WriteUInt32BigEndian(sizes[2..], 1);
@@ -260,9 +264,9 @@ internal sealed class NbdNegotiation(NbdExport export)
         writer.Add(NbdProtocol.RepInfo, sizes);
         if (_wantsName)
         {
-            Span<byte> kind = stackalloc byte[2];
-            BinaryPrimitives.WriteUInt16BigEndian(kind, NbdProtocol.InfoName);
-            writer.Add(NbdProtocol.RepInfo, kind, export.NameBytes);
+            Span<byte> nameInfo = stackalloc byte[2];
+            BinaryPrimitives.WriteUInt16BigEndian(nameInfo, NbdProtocol.InfoName);
+            writer.Add(NbdProtocol.RepInfo, nameInfo, export.NameBytes);
         }
         writer.Add(NbdProtocol.RepAck, default);
         return _option == NbdProtocol.OptGo ? NegotiationStep.Done : NegotiationStep.More;

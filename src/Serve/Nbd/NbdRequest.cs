@@ -8,12 +8,12 @@ namespace Snapuserd.Serve;
 internal readonly record struct NbdRequest(ushort Flags, ushort Type, ulong Cookie, ulong Offset, uint Length)
 {
     /// <summary>
-    /// Longest write whose data is received and discarded before the refusal: no client needs a longer one. A longer one ends the
-    /// connection.
+    /// The longest write whose data is received and discarded before the write is refused. No client needs a longer one, so a client that
+    /// sends one is dropped.
     /// </summary>
     private const uint MostSkipped = 2 * NbdExport.LongestRequest;
 
-    /// <summary>Parses a request. Returns the reason to drop its client; null if the request can be answered.</summary>
+    /// <summary>Parses a request. Returns null if the request can be answered, otherwise the reason to drop the client.</summary>
     public static string? Parse(ReadOnlySpan<byte> bytes, out NbdRequest request)
     {
         request = new NbdRequest(
@@ -22,7 +22,7 @@ internal readonly record struct NbdRequest(ushort Flags, ushort Type, ulong Cook
             BinaryPrimitives.ReadUInt64BigEndian(bytes[8..]),
             BinaryPrimitives.ReadUInt64BigEndian(bytes[16..]),
             BinaryPrimitives.ReadUInt32BigEndian(bytes[24..]));
-        if (BinaryPrimitives.ReadUInt32BigEndian(bytes) != NbdWire.NBD_REQUEST_MAGIC) return "a request without its magic came";
+        if (BinaryPrimitives.ReadUInt32BigEndian(bytes) != NbdWire.NBD_REQUEST_MAGIC) return "it sent a request without the magic number";
         return request.Type == NbdWire.NBD_CMD_WRITE && request.Length > MostSkipped
             ? $"it wants to write {request.Length} bytes at once, to an export that is read-only"
             : null;

@@ -7,8 +7,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. The newstyle handshake and
-/// structured replies, without TLS and metadata contexts.
+/// Provides a view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. Supports the
+/// newstyle handshake and structured replies, but not TLS and metadata contexts.
 /// <para>
 /// One thread accepts clients and enforces deadlines; a fixed number of workers serves all clients, see <see cref="NbdSession"/>. An idle
 /// client costs a descriptor and a few hundred bytes.
@@ -17,7 +17,8 @@ namespace Snapuserd.Serve;
 public sealed class NbdServer : IBlockServer
 {
     /// <summary>
-    /// Clients that may wait to be accepted: a thousand may connect at once. Further ones get EAGAIN from their kernel, or wait in connect.
+    /// The number of clients that may wait to be accepted: a thousand may connect at the same moment. For further clients, connect fails
+    /// with EAGAIN or waits.
     /// </summary>
     private const int Backlog = 1024;
 
@@ -25,17 +26,19 @@ public sealed class NbdServer : IBlockServer
     private const int ShortageMilliseconds = 100;
 
     /// <summary>
-    /// Send buffer of a socket in bytes; the kernel doubles it. The first <see cref="FewClients"/> get enough to keep a copying program
-    /// busy. With more, the sum matters more: 2048 clients that read nothing hold at most 140 MB of kernel memory, not 850.
+    /// The size of a socket's send buffer in bytes; the kernel doubles it. Each of the first <see cref="FewClients"/> clients gets enough
+    /// to keep a copying program busy. Further clients get less to limit the sum: 2048 clients that read nothing hold at most 140 MB of
+    /// kernel memory instead of 850.
     /// </summary>
     private const int LargeSocket = 256 << 10, SmallSocket = 32 << 10, FewClients = 32;
 
     /// <summary>
-    /// Turns for one client before the worker asks epoll for another, which is a system call. A turn reads 256 KiB at most.
+    /// The number of turns for one client after which the worker asks epoll for another client, which costs a system call. A turn reads at
+    /// most 256 KiB.
     /// </summary>
     private const int TurnsInARow = 4;
 
-    /// <summary>Epoll data of the event that ends the workers; no session has it.</summary>
+    /// <summary>The epoll data of the event that ends the workers. No session has this ID.</summary>
     private const ulong StopId = ulong.MaxValue;
 
     private readonly NbdOptions _options;
@@ -61,9 +64,9 @@ public sealed class NbdServer : IBlockServer
     private bool _stop;
 
     /// <summary>
-    /// Makes a server for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number.
-    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. Exit code 71
-    /// when <see cref="NbdOptions.MemoryBytes"/> is too little.
+    /// Creates a server for <paramref name="view"/>. <paramref name="devices"/> are the devices of the view's engine, indexed by device
+    /// number. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. The caller keeps ownership of all three. Throws
+    /// with exit code 71 if <see cref="NbdOptions.MemoryBytes"/> is too small.
     /// </summary>
     public NbdServer(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
     {
@@ -74,13 +77,13 @@ public sealed class NbdServer : IBlockServer
     /// <inheritdoc/>
     public string? Failure => _export.Failure;
 
-    /// <summary>Requests received so far, on all connections.</summary>
+    /// <summary>The number of requests received so far on all connections.</summary>
     public long Requests => _export.Requests;
 
     /// <inheritdoc/>
     public int Clients => Connections;
 
-    /// <summary>Connected clients.</summary>
+    /// <summary>The number of connected clients.</summary>
     public int Connections
     {
         get
@@ -89,10 +92,10 @@ public sealed class NbdServer : IBlockServer
         }
     }
 
-    /// <summary>Buffers that hold data of an answer.</summary>
+    /// <summary>The number of buffers that hold a reply's data.</summary>
     internal int BuffersInUse => Buffers.InUse;
 
-    /// <summary>Threads of the server, the accepting one included.</summary>
+    /// <summary>The number of the server's threads, including the accepting one.</summary>
     internal int Threads => _threads.Count + 1;
 
     internal NbdBuffers Buffers { get; private set; } = null!;
@@ -102,8 +105,8 @@ public sealed class NbdServer : IBlockServer
     internal long Now => _options.Time.Milliseconds;
 
     /// <summary>
-    /// Listens, and returns the socket's path. Exit code 64 for an invalid path, 73 when it cannot be made or is not a socket, 76 when a
-    /// server listens there, 77 without permission, 71 without descriptors or threads.
+    /// Starts to listen, and returns the socket's path. Throws with exit code 64 for an invalid path, 73 if the socket cannot be made or
+    /// the path is another kind of file, 76 if a server listens there, 77 without permission, and 71 if no descriptors or threads are left.
     /// </summary>
     public string Start()
     {
@@ -143,13 +146,13 @@ public sealed class NbdServer : IBlockServer
             _acceptor?.Join();
             _acceptor = null;
             foreach (NbdSession session in Sessions()) session.StopReceiving();
-            // A client that does not read its answers must not delay a shutdown.
+            // A client that does not read its replies must not delay a shutdown.
             if (!WaitUntilEmpty(_options.DrainMilliseconds))
             {
                 foreach (NbdSession session in Sessions()) session.HangUp();
                 _ = WaitUntilEmpty(int.MaxValue);
             }
-            // The event is never read, so every worker sees it.
+            // No worker reads the eventfd, so epoll reports it to every worker.
             _ = _end?.Signal();
             foreach (Thread thread in _threads) thread.Join();
             _threads.Clear();
@@ -175,21 +178,21 @@ public sealed class NbdServer : IBlockServer
     public void Dispose() => Stop();
 
     /// <summary>
-    /// Drops the clients whose deadline has passed. Returns the milliseconds until the next check, −1 if no client has a deadline.
+    /// Drops the clients whose deadline has passed. Returns the milliseconds until the next check, or −1 if no client has a deadline.
     /// </summary>
     internal int CheckTimes()
     {
         long next = long.MaxValue;
         for (int i = 0; i < _sessions.Length; i++) Volatile.Read(ref _sessions[i])?.CheckTime(_options, ref next);
-        // A deadline that starts during the wait must be seen in time.
+        // A deadline may start during the wait, so the wait must not be longer than the shortest deadline.
         long longest = Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L;
         return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, longest);
     }
 
-    /// <summary>Wakes the accepting thread; for tests that change the time.</summary>
+    /// <summary>Wakes the accepting thread. For tests that change the time.</summary>
     internal void LookAgain() => _ = _wakeUp?.Signal();
 
-    /// <summary>A session's deadline has started: wakes the accepting thread if it waits without a timeout.</summary>
+    /// <summary>Called when a session's deadline starts: wakes the accepting thread if it waits without a timeout.</summary>
     internal void Watch()
     {
         if (Interlocked.Exchange(ref _watching, 1) == 0) _ = _wakeUp?.Signal();
@@ -233,7 +236,7 @@ public sealed class NbdServer : IBlockServer
             NbdWorker worker = new(_export.View, _devices, _arena!);
             _workers.Add(worker);
             Thread? thread = WorkerThread.TryStart("nbd", StackSize.Usual, () => Work(worker));
-            // The workers that were started do the work.
+            // Continue with the workers that were started.
             if (thread == null && i > 0) return;
             _threads.Add(thread ?? throw WorkerThread.CannotStart("nbd"));
         }
@@ -256,7 +259,7 @@ public sealed class NbdServer : IBlockServer
                 if (id == StopId) return;
                 NbdSession? session = Find(id);
                 if (session == null || !session.Turn(worker, events)) break;
-                // The session has more work. Other clients that are ready come first.
+                // The session has more work. After some turns, serve other clients that are ready first.
                 events = 0;
                 if (turns % TurnsInARow != 0) continue;
                 if (Libc.EpollWait(Epoll, out uint others, out ulong other, 0) <= 0) continue;
@@ -316,16 +319,17 @@ public sealed class NbdServer : IBlockServer
                 if (!TryWait(wait, forClients: crowd.Patience <= 0, out bool come)) return;
                 // After a failed accept, try again even if no client waits.
                 if (shortage == 0 && !come) continue;
-                // A client may have left during the wait; then the one that waits now gets its slot.
+                // If a client has left during the wait, a waiting client gets its slot.
                 if (full) lock (_gate) full = _free == 0;
                 if (!full) shortage = LetIn();
                 if (shortage is -Errno.EPERM or -Errno.ENOSYS)
                 {
-                    // A sandbox forbids accept, permanently: clients would wait for ever, and this thread would run in a busy loop.
+                    // A sandbox forbids accept, which does not change: clients would wait for ever, and this thread would run in a busy
+                    // loop.
                     _export.Fail($"NBD: no client can be let in: {ErrnoText.Of(shortage)}");
                     return;
                 }
-                // A client that was refused can report an error; one that waits in the backlog cannot.
+                // Refuse clients that have waited too long: they can report an error, which they cannot while they wait in the backlog.
                 if ((full || shortage < 0) && crowd.Waits && crowd.Patience <= 0) TurnAway();
             }
         }
@@ -336,8 +340,8 @@ public sealed class NbdServer : IBlockServer
     }
 
     /// <summary>
-    /// Waits at most <paramref name="wait"/> milliseconds, −1 for ever, until this thread is woken; with <paramref name="forClients"/> also
-    /// until a client comes. False, and the server has failed, if the system does not allow that.
+    /// Waits at most <paramref name="wait"/> milliseconds (−1: no limit) until this thread is woken or, with <paramref name="forClients"/>,
+    /// a client connects. If a sandbox forbids that, fails the server and returns false.
     /// </summary>
     private bool TryWait(int wait, bool forClients, out bool come)
     {
@@ -359,7 +363,7 @@ public sealed class NbdServer : IBlockServer
 
     private static int Sooner(int wait, long other) => wait < 0 ? (int)Math.Min(other, int.MaxValue) : (int)Math.Min(wait, other);
 
-    /// <summary>Accepts a client. Returns 0, or a negative errno for lack of descriptors or memory.</summary>
+    /// <summary>Accepts a client. Returns 0, also if none waits, or a negative errno, for example if no descriptors are left.</summary>
     private int LetIn()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
@@ -370,7 +374,7 @@ public sealed class NbdServer : IBlockServer
         {
             place = _places[--_free];
             count = _sessions.Length - _free;
-            // The generation distinguishes a session from earlier ones in the same slot. It has 31 bits, so the id is never StopId.
+            // The generation distinguishes the session from earlier ones in the same slot. It has 31 bits, so the ID never equals StopId.
             _generation = (_generation + 1) & int.MaxValue;
             ulong id = ((ulong)_generation << 32) | (uint)place;
             session = new NbdSession(this, _export, fd, id, count <= FewClients ? LargeSocket : SmallSocket);
@@ -384,7 +388,9 @@ public sealed class NbdServer : IBlockServer
         return 0;
     }
 
-    /// <summary>Refuses a waiting client: accepts it and closes it, with the reserved descriptor if no other is left.</summary>
+    /// <summary>
+    /// Refuses a waiting client: accepts and closes its connection. If no descriptor is left, closes the reserved one first.
+    /// </summary>
     private void TurnAway()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
@@ -402,20 +408,22 @@ public sealed class NbdServer : IBlockServer
         _spare ??= EventFd.TryCreate();
     }
 
-    /// <summary>Clients that wait because slots or descriptors are exhausted.</summary>
+    /// <summary>The time for which clients have had to wait because slots or descriptors are exhausted.</summary>
     private sealed class Crowd(NbdOptions options, NbdExport export)
     {
         private long _since = -1;
 
-        /// <summary>New clients have to wait.</summary>
+        /// <summary>True if new clients have to wait.</summary>
         internal bool Waits => _since >= 0;
 
-        /// <summary>Milliseconds until waiting clients are refused; 0 or less if they are refused now, or none has to wait.</summary>
+        /// <summary>
+        /// Milliseconds until waiting clients are refused; 0 or less if they must be refused now, or if clients do not have to wait.
+        /// </summary>
         internal long Patience { get; private set; }
 
         /// <summary>
-        /// Notes that all <paramref name="slots"/> are full, or that the last accept failed with the errno <paramref name="shortage"/>.
-        /// Reports it once.
+        /// Updates the state: whether all <paramref name="slots"/> are taken (<paramref name="full"/>), and the negative errno of the last
+        /// accept, or 0 (<paramref name="shortage"/>). Reports once that clients have to wait.
         /// </summary>
         internal void Update(bool full, int slots, int shortage, long now)
         {

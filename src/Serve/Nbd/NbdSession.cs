@@ -10,20 +10,20 @@ namespace Snapuserd.Serve;
 /// <code>
 ///   turn: send pending data -> receive requests while slots are free -> read at most one piece -> send it -> rearm epoll
 /// </code>
-/// A worker never waits for a client. The socket is non-blocking; data that the client does not accept stays in <see cref="NbdBuffers"/>,
+/// A worker never waits for a client. The socket is non-blocking; data that the socket does not accept stays in <see cref="NbdBuffers"/>,
 /// where it may be evicted. Several workers may run turns of one session at the same time, each for a different answer.
 /// <para>
-/// An idle session is never dropped. A session is dropped only when its handshake, or the client's progress in reading an answer, exceeds
-/// the time in the options.
+/// An idle session is not dropped. Deadlines apply only to the handshake and to the client's progress in reading replies.
 /// </para>
 /// </summary>
 internal sealed class NbdSession
 {
-    /// <summary>Parts of a handshake handled in one turn. A client needs a dozen.</summary>
+    /// <summary>The maximum number of handshake parts that are handled in one turn. A client sends about a dozen.</summary>
     private const int PartsPerTurn = 64;
 
     /// <summary>
-    /// More than one worker serves the client after this many consecutive answers at whose end the next request had already arrived.
+    /// After this many consecutive replies, at the end of each of which another request had already arrived, more than one worker serves
+    /// the client.
     /// </summary>
     private const int Busy = 2;
 
@@ -54,7 +54,7 @@ internal sealed class NbdSession
     private bool _ended;
     private bool _dead;
 
-    /// <summary>Takes ownership of a connected non-blocking socket. <paramref name="id"/> is its epoll data.</summary>
+    /// <summary>Takes ownership of a connected, non-blocking socket. <paramref name="id"/> is its epoll data.</summary>
     public NbdSession(NbdServer server, NbdExport export, int fd, ulong id, int socketBytes)
     {
         (_server, _export, _fd, Id) = (server, export, fd, id);
@@ -66,14 +66,14 @@ internal sealed class NbdSession
 
     public ulong Id { get; }
 
-    /// <summary>Greets the client and starts to listen to it. Returns 0 or a negative errno.</summary>
+    /// <summary>Sends the greeting, and registers the socket with epoll. Returns 0 or a negative errno.</summary>
     public int Start()
     {
         lock (_gate)
         {
             Span<byte> hello = stackalloc byte[32];
             hello = hello[..NbdNegotiation.Greet(hello)];
-            // A new socket accepts these few bytes; if it does not, the client has gone.
+            // A new socket accepts these few bytes, unless the client has already gone.
             nint greeted = Libc.SendMsg(_fd, hello, default, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
             if (greeted is -Errno.EPERM or -Errno.ENOSYS) return (int)greeted;
             _armed = Libc.EPOLLIN;
@@ -82,8 +82,8 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Runs a turn for <paramref name="events"/> of epoll, or 0 after a turn that returned true. True means that another piece can be read
-    /// at once: the caller runs another turn or calls <see cref="Yield"/>. Never throws.
+    /// Runs a turn. <paramref name="events"/> are those of epoll, or 0 after a turn that returned true. If this returns true, another piece
+    /// can be read at once, and the caller must run another turn or call <see cref="Yield"/>. Never throws.
     /// </summary>
     public bool Turn(NbdWorker worker, uint events)
     {
@@ -118,7 +118,10 @@ internal sealed class NbdSession
         return more;
     }
 
-    /// <summary>Ends the turns: epoll reports the session again, after others that are ready, when its socket is writable.</summary>
+    /// <summary>
+    /// Ends a series of turns that has more work. epoll reports the session again when its socket is writable, after the other sessions
+    /// that are ready.
+    /// </summary>
     public void Yield()
     {
         lock (_gate)
@@ -127,7 +130,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Receives no more; requests that have arrived are still answered. From any thread.</summary>
+    /// <summary>Stops receiving; requests that have arrived are still answered. May be called from any thread.</summary>
     public void StopReceiving()
     {
         lock (_gate)
@@ -136,7 +139,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Closes the connection at once. From any thread.</summary>
+    /// <summary>Closes the connection at once. May be called from any thread.</summary>
     public void HangUp()
     {
         if (!TryEnter()) return;
@@ -145,7 +148,7 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Drops the client if a deadline has passed; otherwise lowers <paramref name="next"/> to its next deadline, if it has one.
+    /// Drops the client if its deadline has passed; otherwise lowers <paramref name="next"/> to its deadline, if it has one.
     /// </summary>
     public void CheckTime(NbdOptions options, ref long next)
     {
@@ -155,7 +158,7 @@ internal sealed class NbdSession
             long now = _server.Now;
             if (_dead)
             {
-                // The last worker inside closes the session.
+                // The last thread that leaves closes the session.
             }
             else if (_negotiation != null || _unsent != null)
             {
@@ -177,7 +180,7 @@ internal sealed class NbdSession
         else next = Math.Min(next, end);
     }
 
-    /// <summary>Drops the client if it has read nothing of its answers for too long.</summary>
+    /// <summary>Drops the client if it has read nothing of its replies for too long.</summary>
     private void CheckAnswers(int seconds, long now, ref long next)
     {
         long end = _progressAt + (seconds * 1000L);
@@ -193,13 +196,14 @@ internal sealed class NbdSession
         }
         else if (queued == 0 || queued < _queued)
         {
-            // The client reads, though not enough yet to make the socket writable: the kernel frees socket memory per message, some 40 KiB.
+            // The client reads, but not yet enough to make the socket writable: the kernel frees socket memory by whole messages of about
+            // 40 KiB.
             (_queued, _progressAt) = (queued, now);
             next = Math.Min(next, now + (seconds * 1000L));
         }
         else
         {
-            Kill($"it read nothing of its answers for {seconds} seconds");
+            Kill($"it read nothing of its replies for {seconds} seconds");
         }
     }
 
@@ -213,7 +217,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Ends an entry. The last thread to leave a session that has ended closes the socket.</summary>
+    /// <summary>Called after <see cref="TryEnter"/>. The last thread that leaves a session that has ended closes the socket.</summary>
     private void Leave()
     {
         lock (_gate)
@@ -229,7 +233,9 @@ internal sealed class NbdSession
         _server.Remove(this);
     }
 
-    /// <summary>Ends the session; <paramref name="why"/> is the reason for dropping the client, null if it has left.</summary>
+    /// <summary>
+    /// Ends the session. <paramref name="why"/> is the reason for dropping the client, or null if there is nothing to report.
+    /// </summary>
     private void Kill(string? why)
     {
         if (_dead) return;
@@ -239,7 +245,9 @@ internal sealed class NbdSession
         ReleaseParked();
     }
 
-    /// <summary>Handles a failed socket: the client has gone. If a sandbox forbids the call, no client can be served.</summary>
+    /// <summary>
+    /// Ends the session after a failed call on the socket: the client has gone, or a sandbox forbids the call, which fails the server.
+    /// </summary>
     private void Gone(nint errno)
     {
         Kill(null);
@@ -255,7 +263,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>The socket is writable again, or the client has gone; then the next send fails.</summary>
+    /// <summary>Called when the socket is writable again, or when the client has gone; then the next send fails.</summary>
     private void Unblock()
     {
         if (!_blocked) return;
@@ -287,7 +295,7 @@ internal sealed class NbdSession
             _unsent = null;
             if (!SendReply(rest)) return false;
         }
-        // The started answer comes first, and blocks the others while its next piece is being read.
+        // A reply that was sent in part comes first, and blocks the others while its next piece is being read.
         if (_sending != null)
         {
             if (_sending.State == NbdAnswerState.Ready) SendParked(_sending);
@@ -346,7 +354,7 @@ internal sealed class NbdSession
         else
         {
             answer.Next();
-            // Pieces of a simple reply belong together; other answers may come between chunks.
+            // Other replies may be sent between the chunks of a structured reply, but not between the pieces of a simple one.
             _sending = _structured ? null : answer;
         }
     }
@@ -365,7 +373,7 @@ internal sealed class NbdSession
         if (queued == 0 || queued < _queued) _progressAt = _server.Now;
     }
 
-    /// <summary>Bytes of socket memory with data that the client has not read.</summary>
+    /// <summary>The socket memory, in bytes, of sent data that the client has not read.</summary>
     private int Queued()
     {
         int queued = 0;
@@ -373,7 +381,7 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Receives parts of a handshake, as many requests as there are free slots, or a part of a write's payload. True if a request has
+    /// Receives parts of a handshake, or requests (at most as many as there are free slots) and payloads of writes. True if a request has
     /// begun.
     /// </summary>
     private bool Receive(NbdWorker worker)
@@ -384,7 +392,7 @@ internal sealed class NbdSession
         }
         int free = _export.MostAnswers - _count;
         if (_ended || free == 0) return false;
-        // This many bytes hold at most as many requests as there are free slots.
+        // Limit the bytes so that they contain at most as many requests as there are free slots.
         int most = worker.Scratch.Length;
         int wanted = _skip > 0 ? (int)Math.Min(_skip, (uint)most) : Math.Min(free * _header.Length, most) - _headerBytes;
         ReadOnlySpan<byte> bytes = worker.Scratch.AsSpan(0, ReceiveInto(worker.Scratch.AsSpan(0, wanted)));
@@ -393,7 +401,7 @@ internal sealed class NbdSession
         {
             if (_skip > 0)
             {
-                // The payload of a write, which is refused later.
+                // Discard the payload of a write, which is refused afterwards.
                 int skipped = (int)Math.Min(_skip, (uint)bytes.Length);
                 bytes = bytes[skipped..];
                 _skip -= (uint)skipped;
@@ -413,7 +421,7 @@ internal sealed class NbdSession
         return begun;
     }
 
-    /// <summary>Handles a complete header. True if its request has begun.</summary>
+    /// <summary>Handles a complete request header. True if the request has begun.</summary>
     private bool TakeRequest()
     {
         if (NbdRequest.Parse(_header, out NbdRequest request) is { } why)
@@ -435,7 +443,9 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Receives and handles one part of the handshake, or some of its bytes. False if nothing more can be handled now.</summary>
+    /// <summary>
+    /// Receives and handles one part of the handshake, or some bytes of it. False if the caller must not receive more now.
+    /// </summary>
     private bool Negotiate(NbdWorker worker)
     {
         int got = ReceiveInto(worker.Scratch.AsSpan(0, Math.Min(_negotiation!.Wanted, worker.Scratch.Length)));
@@ -475,7 +485,8 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Receives without waiting. 0 if nothing has arrived, and at the end of the stream or after an error, which it records.
+    /// Receives without waiting. Returns the number of bytes, or 0 if nothing has arrived, at the end of the stream, or after an error; the
+    /// last two end the session.
     /// </summary>
     private int ReceiveInto(Span<byte> target)
     {
@@ -483,7 +494,7 @@ internal sealed class NbdSession
         do got = Libc.Recv(_fd, target, Libc.MSG_DONTWAIT);
         while (Retry.Interrupted(got));
         if (got > 0) return (int)got;
-        // The client may have shut down only its sending side: its requests are still answered.
+        // The client may have shut down only its sending direction, so answer the requests that have arrived.
         if (got == 0) _ended = true;
         else if (got != -Errno.EAGAIN) Gone(got);
         return 0;
@@ -511,7 +522,8 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Picks the answer whose next piece is read now: the started one, or the next in turn. Null while the socket is full.
+    /// Picks the reply whose next piece is read now: the one that was sent in part, or the next in turn. Null if there is none, or while
+    /// the socket is full.
     /// </summary>
     private NbdAnswer? TakeWork()
     {
@@ -526,7 +538,7 @@ internal sealed class NbdSession
         return found;
     }
 
-    /// <summary>Reads a piece without the lock, then sends it unless another answer has begun.</summary>
+    /// <summary>Reads a piece without the lock, and then sends it, unless another reply was sent only in part.</summary>
     private void Read(NbdWorker worker, NbdAnswer answer)
     {
         NbdBuffer buffer = _server.Buffers.Take();

@@ -9,7 +9,7 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal sealed class NbdSocket : IDisposable
 {
-    /// <summary>Bytes received ahead: one system call receives dozens of requests of a busy client.</summary>
+    /// <summary>Size of the receive buffer: one system call receives dozens of a busy client's requests.</summary>
     private const int AheadBytes = 4096;
 
     private readonly object _closing = new();
@@ -22,17 +22,17 @@ internal sealed class NbdSocket : IDisposable
     public NbdSocket(int fd) => _fd = fd;
 
     /// <summary>
-    /// Enlarges the send buffer: an answer of up to that many bytes goes to the kernel in one call, as far as it allows, and the thread is
-    /// free.
+    /// Enlarges the send buffer, so that a thread can send a reply of up to that many bytes without waiting, if the kernel permits that
+    /// size.
     /// </summary>
     public void HoldAnswers(int bytes) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_SNDBUF, bytes);
 
-    /// <summary>The last <see cref="Receive"/> had to wait for the peer.</summary>
+    /// <summary>True if the last <see cref="Receive"/> had to wait for the peer.</summary>
     public bool Waited { get; private set; }
 
     /// <summary>
-    /// Fills <paramref name="target"/>. Returns 0, −ENODATA when the peer has closed before the first byte, −ECONNRESET when it did so
-    /// later, or another negative errno.
+    /// Fills <paramref name="target"/>. Returns 0, −ENODATA if the stream ends before the first byte, −ECONNRESET if it ends later, or
+    /// another negative errno.
     /// </summary>
     public int Receive(Span<byte> target)
     {
@@ -76,7 +76,7 @@ internal sealed class NbdSocket : IDisposable
         return 0;
     }
 
-    /// <summary>Sends both, one after the other, and waits for a slow peer. Returns 0 or a negative errno.</summary>
+    /// <summary>Sends the header and the body completely, and waits for a slow peer. Returns 0 or a negative errno.</summary>
     public int Send(ReadOnlySpan<byte> header, ReadOnlySpan<byte> body)
     {
         while (header.Length + body.Length > 0)
@@ -91,10 +91,10 @@ internal sealed class NbdSocket : IDisposable
         return 0;
     }
 
-    /// <summary>Ends the connection: a pending Receive or Send gets an error or the end of the stream.</summary>
+    /// <summary>Ends the connection: a pending Receive or Send fails or gets the end of the stream.</summary>
     public void HangUp()
     {
-        // The descriptor may be closed, and its number used for another file.
+        // Without the lock, the descriptor might be closed and reused for another file in between.
         lock (_closing)
         {
             if (_fd >= 0) _ = Libc.Shutdown(_fd, Libc.SHUT_RDWR);

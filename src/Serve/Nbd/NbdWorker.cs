@@ -9,13 +9,13 @@ internal sealed class NbdWorker : IDisposable
     /// <summary>The depth of the queue: a read of 1 MiB that consists of scattered single blocks needs many requests.</summary>
     private const int LeastDepth = 32;
 
-    /// <summary>Bytes of a refused write that are received at a time.</summary>
+    /// <summary>The maximum number of bytes that are received at a time.</summary>
     private const int ScratchBytes = 16 << 10;
 
     private readonly WakeUp _wakeUp = new();
     private readonly SyncQueue _queue;
 
-    /// <summary>Takes the reader's memory from <paramref name="arena"/>, which stays the caller's.</summary>
+    /// <summary>Takes the reader's memory from <paramref name="arena"/>, of which the caller keeps ownership.</summary>
     public NbdWorker(SnapshotView view, BlockDevice[] devices, Arena arena)
     {
         _queue = new SyncQueue(devices, arena, _wakeUp, LeastDepth);
