@@ -4,13 +4,13 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The ublk driver as a server uses it. Tests replace it with one that needs no kernel.</summary>
+/// <summary>The calls of the ublk driver that a server uses. Tests replace the driver with one that needs no kernel.</summary>
 internal interface IUblkDriver : IDisposable
 {
     /// <summary>
     /// Executes a control command for device <paramref name="id"/> (−1: none), with <paramref name="buffer"/> as input and output. Returns
-    /// its result, a negative errno, or -ETIMEDOUT when it takes longer than <paramref name="milliseconds"/> (negative: no limit). After
-    /// -ETIMEDOUT the command is still running, and no other can follow.
+    /// the command's result or a negative errno: -ETIMEDOUT if it takes longer than <paramref name="milliseconds"/> (negative: no limit).
+    /// After -ETIMEDOUT the command is still running, and no other command can be executed.
     /// </summary>
     int Control(uint command, int id, ulong data, Span<byte> buffer, int milliseconds = -1);
 
@@ -18,34 +18,35 @@ internal interface IUblkDriver : IDisposable
     int OpenCharacterDevice(int id);
 
     /// <summary>
-    /// Sends a queue a command that no driver knows, over /dev/ublkcN. Returns its result, a negative errno. In Linux 6.12 the driver
-    /// answers EINVAL when it has recorded a server for the queue other than the calling thread, and EOPNOTSUPP when it has recorded none.
+    /// Tests whether the driver has recorded a server for a queue. Sends a command that no driver knows over /dev/ublkcN, and returns its
+    /// error as a negative errno. In Linux 6.12 that is EINVAL if another thread is recorded as the queue's server, and EOPNOTSUPP if none
+    /// is recorded.
     /// </summary>
     int AskQueue(int fd, int queue);
 
     /// <summary>
-    /// Fetches all tags of <paramref name="queues"/> on a thread of its own, in one system call, closes the ring and waits for the thread's
-    /// end. Afterwards the driver has recorded a dead server for each queue. Returns 0 or a negative errno.
+    /// Fetches all tags of <paramref name="queues"/> in one system call on a new thread, closes the ring, and waits until the thread has
+    /// ended. Afterwards the driver has recorded a dead server for each of these queues. Returns 0 or a negative errno.
     /// </summary>
     int FetchAndLeave(int fd, int[] queues, int depth);
 
     /// <summary>Maps the descriptors of a queue's requests. Returns 0 or a negative errno.</summary>
     int MapDescriptors(int fd, int queue, int depth, out MappedMemory? descriptors);
 
-    /// <summary>The block device is in use: it is mounted or held exclusively.</summary>
+    /// <summary>True if the block device is mounted or held exclusively.</summary>
     bool IsHeld(int id);
 
     /// <summary>Sleeps between two checks of a state that no event announces.</summary>
     void Pause(int milliseconds);
 
-    /// <summary>The node of the block device exists; nothing is read.</summary>
+    /// <summary>True if the block device's node exists. Does not read from the device.</summary>
     bool HasNode(int id);
 
     /// <summary>Path of the block device.</summary>
     string PathOf(int id);
 
     /// <summary>
-    /// Makes a queue's ring on the thread that uses it; as
+    /// Creates a queue's ring; must be called on the thread that uses it. Parameters as for
     /// <see cref="RingQueue.TryCreate(ReadOnlySpan{BlockDevice}, Arena, WakeUp, int, out RingQueue?, int)"/>.
     /// </summary>
     RingQueue MakeRing(BlockDevice[] devices, Arena arena, WakeUp wakeUp, int depth, int commands);

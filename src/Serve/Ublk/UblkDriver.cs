@@ -8,7 +8,7 @@ namespace Snapuserd.Serve;
 
 /// <summary>
 /// The kernel's ublk driver. Control commands have a ring and a thread of their own, for two reasons. A command may wait for the queues'
-/// threads (START_DEV waits for the partition table that they read), and its requests are twice as large as theirs.
+/// threads (START_DEV waits until they have read the partition table), and control commands need ring entries of twice the size.
 /// </summary>
 internal sealed class UblkDriver : IUblkDriver
 {
@@ -26,7 +26,8 @@ internal sealed class UblkDriver : IUblkDriver
     private enum State { Starting, Idle, Posted, Ended, Gone }
 
     /// <summary>
-    /// Opens the control device and starts the thread. Exit code 69 without driver or io_uring, 77 without permission, 71 without memory.
+    /// Opens the control device and starts the thread. Throws with exit code 69 without the driver or io_uring, 77 without permission, and
+    /// 71 if memory or threads are short.
     /// </summary>
     public UblkDriver()
     {
@@ -61,7 +62,7 @@ internal sealed class UblkDriver : IUblkDriver
         _thread.Join();
         Free();
         throw new SnapuserdException(ExitCode.Unavailable,
-            $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {ErrnoText.Of(_result)}");
+            $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), but the system does not provide them: {ErrnoText.Of(_result)}");
     }
 
     /// <inheritdoc/>
@@ -160,7 +161,7 @@ internal sealed class UblkDriver : IUblkDriver
         return ring!;
     }
 
-    /// <summary>Ends the thread. A command that never completes keeps it until the process ends.</summary>
+    /// <summary>Ends the thread. If a command never completes, the thread stays until the process ends.</summary>
     public void Dispose()
     {
         lock (_gate)
@@ -230,7 +231,10 @@ internal sealed class UblkDriver : IUblkDriver
         return Finish(ring);
     }
 
-    /// <summary>Fetches all tags of those queues; a refusal by the driver shows when the queues are asked.</summary>
+    /// <summary>
+    /// Fetches all tags of those queues. Ignores the results of the single fetches: <see cref="AskQueue"/> shows whether the driver refused
+    /// them.
+    /// </summary>
     private static int Fetch(int fd, int[] queues, int depth)
     {
         int result = IoUring.Open((uint)(queues.Length * depth), 0, 0, out IoUring? uring);

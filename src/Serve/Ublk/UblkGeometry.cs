@@ -5,23 +5,27 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// The number of queues and of tags per queue, the longest request in bytes, and the reads in flight per queue. The first three belong to
-/// the device and are fixed. The last is this server's choice, because a read needs a buffer only while it is in flight (UBLK_F_USER_COPY).
+/// The number of queues, the number of tags per queue, the longest request in bytes, and the maximum number of reads in flight per queue.
+/// The first three belong to the device and are fixed. This server chooses the last, because a read needs a buffer only while it is in
+/// flight (UBLK_F_USER_COPY).
 /// </summary>
 internal readonly record struct UblkGeometry(int Queues, int Depth, int MaxIoBytes, int Reads)
 {
     /// <summary>
-    /// A file system's readahead and dd's requests arrive whole in 512 KiB; below 64 KiB a large unit is decoded once for each half, cache
-    /// or not.
+    /// Limits for the longest request. 512 KiB is enough for a file system's readahead and for dd's requests. With less than 64 KiB, a
+    /// large unit would be split between requests and decoded for each.
     /// </summary>
     private const int LongestIo = 512 << 10, ShortestIo = 64 << 10;
 
-    /// <summary>Reads that keep a disk busy; a shorter longest request is better than fewer reads.</summary>
+    /// <summary>
+    /// The number of reads in flight that keep a disk busy. If the memory is too small for them, it is better to reduce the longest request
+    /// than to allow fewer reads.
+    /// </summary>
     private const int EnoughReads = 8;
 
     /// <summary>
-    /// The best geometry for <paramref name="options"/>' memory if a read takes <paramref name="bytesPerRead"/> beside its buffer; at least
-    /// one queue with one read.
+    /// The best geometry that fits into the memory of <paramref name="options"/>, if a read needs <paramref name="bytesPerRead"/> bytes in
+    /// addition to its buffer. It has at least one queue with one read.
     /// </summary>
     public static UblkGeometry For(UblkOptions options, int bytesPerRead)
     {
@@ -37,12 +41,15 @@ internal readonly record struct UblkGeometry(int Queues, int Depth, int MaxIoByt
         }
     }
 
-    /// <summary>The geometry of an existing device.</summary>
+    /// <summary>The geometry of an existing device, with as many reads as fit into the memory of <paramref name="options"/>.</summary>
     public static UblkGeometry Of(in UblksrvCtrlDevInfo info, UblkOptions options, int bytesPerRead) =>
         new(info.NrHwQueues, info.QueueDepth, (int)info.MaxIoBufBytes, (int)Math.Clamp(
             options.MemoryBytes / Math.Max(1, (int)info.NrHwQueues) / (bytesPerRead + (long)info.MaxIoBufBytes), 1, info.QueueDepth));
 
-    /// <summary>True if a device of a dead server can be taken over with this geometry: a queue's memory is one arena.</summary>
+    /// <summary>
+    /// True if a dead server's device with this geometry can be taken over: the numbers are valid, and a queue's memory fits into one
+    /// arena.
+    /// </summary>
     public bool IsSane(int bytesPerRead) =>
         Queues is > 0 and <= UblkAbi.UBLK_MAX_NR_QUEUES && Depth is > 0 and <= UblkAbi.UBLK_MAX_QUEUE_DEPTH
         && MaxIoBytes is >= Sizes.Block and <= 32 << 20 && Reads * ((long)bytesPerRead + MaxIoBytes) <= 1 << 30;

@@ -8,23 +8,22 @@ using static Snapuserd.Interop.UblkAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One queue of a ublk device. One thread makes, uses and disposes of it: the driver requires all commands of a queue from the thread that
-/// fetched its tags. One ring carries the driver's commands and the device reads, so a single wait covers both, and one thread has many
-/// reads in flight.
+/// One queue of a ublk device. One thread must create, use and dispose of it, because the driver accepts a queue's commands only from the
+/// thread that fetched its tags. The same ring is used for commands to the driver and for reads of the devices. So the thread can wait for
+/// both at once and have many reads in flight.
 /// <code>
-///   allocate -> fetch every tag -> map -> (request comes) -> wait for a free read, in order of arrival -> read -> copy to the driver
-///     -> commit and fetch again -> …
-///                                                                                                 until every tag came back aborted
+///   allocate -> fetch every tag -> map -> for each request: wait for a free read, in order of arrival -> read -> copy to the driver
+///     -> commit and fetch again -> … until every tag was returned as aborted
 /// </code>
 /// </summary>
 internal sealed class UblkQueue : IDisposable
 {
-    /// <summary>UBLK_IO_RES_ABORT of linux/ublk_cmd.h: the tag comes back because the device is stopping.</summary>
+    /// <summary>UBLK_IO_RES_ABORT of linux/ublk_cmd.h: the driver returns the tag because the device is stopping.</summary>
     private const int Aborted = -Errno.ENODEV;
 
     /// <summary>
-    /// A read of 512 KiB of single blocks needs many device requests; more than four per read, over all reads together, only queue in the
-    /// disk.
+    /// Limits for the number of device requests in the ring. A read of 512 KiB of scattered single blocks needs many. On average, more than
+    /// four for each read in flight would only wait in the disk's queue.
     /// </summary>
     private const int RequestsPerRead = 4, FewestRequests = 32, MostRequests = 256;
 
@@ -49,8 +48,8 @@ internal sealed class UblkQueue : IDisposable
     private bool _begun;
 
     /// <summary>
-    /// Allocates memory and ring, and sends nothing to the driver yet. <paramref name="wakeUp"/> stays the caller's, and only this queue
-    /// waits on it. Exit code 71 without memory, 69 without io_uring.
+    /// Allocates memory and a ring. Sends nothing to the driver yet. The caller keeps ownership of <paramref name="wakeUp"/>, but only this
+    /// queue may wait on it. Throws with exit code 71 if memory is short, and 69 without io_uring.
     /// </summary>
     public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int number, UblkGeometry geometry, WakeUp wakeUp)
     {
@@ -80,13 +79,17 @@ internal sealed class UblkQueue : IDisposable
         _ring.ListenToCommands(Ended);
     }
 
-    /// <summary>Tags that the driver holds or that this queue must answer. 0: all came back aborted, or none was fetched.</summary>
+    /// <summary>
+    /// The number of tags that the driver holds or that this queue must answer. 0 before the fetch, and after all tags have been returned
+    /// as aborted.
+    /// </summary>
     public int Tags { get; private set; }
 
     /// <summary>
-    /// Fetches every tag over <paramref name="fd"/>, an open /dev/ublkcN that stays the caller's. All commands go into one io_uring_enter,
-    /// which no signal interrupts: a killed process has fetched all tags of a queue or none. The kernel cannot recover a queue with only
-    /// some tags fetched. Exit code 74 when the driver refused one.
+    /// Fetches every tag over <paramref name="fd"/>, an open /dev/ublkcN of which the caller keeps ownership. One io_uring_enter call
+    /// submits all commands, and no signal interrupts it. So a killed process has fetched either all tags of a queue or none. This is
+    /// necessary, because the kernel cannot recover a queue of which only some tags are fetched. Throws with exit code 74 if the driver
+    /// refuses a command.
     /// </summary>
     public void Fetch(int fd)
     {
@@ -99,12 +102,12 @@ internal sealed class UblkQueue : IDisposable
         CheckLost();
     }
 
-    /// <summary>Maps the descriptors of the requests. Returns 0 or a negative errno.</summary>
+    /// <summary>Maps the requests' descriptors into memory. Returns 0 or a negative errno.</summary>
     public int Map() => _driver.MapDescriptors(_fd, _number, _geometry.Depth, out _descriptors);
 
     /// <summary>
-    /// Answers requests until every tag came back aborted, or <paramref name="abandon"/> returns true after a wake-up. Throws when the ring
-    /// or the driver fails; disposing of the queue then makes the driver take back the unanswered requests.
+    /// Answers requests until the driver has returned every tag as aborted, or until <paramref name="abandon"/> returns true after a
+    /// wake-up. Throws if the ring or the driver fails; when the queue is then disposed of, the driver takes back the unanswered requests.
     /// </summary>
     public void Serve(Func<bool> abandon)
     {
@@ -114,7 +117,7 @@ internal sealed class UblkQueue : IDisposable
             while (_arrived.Count > 0) Arrive(_arrived.Take());
             _ = FinishEnded();
             Begin();
-            // A read that needed no device has already ended.
+            // Do not wait if a read has already ended because it needed no device.
             if (!_begun || !FinishEnded()) _reader.Wait();
             CheckLost();
         }
@@ -129,7 +132,7 @@ internal sealed class UblkQueue : IDisposable
         _descriptors?.Dispose();
     }
 
-    /// <summary>Answers the requests whose reads have ended. True if there was one.</summary>
+    /// <summary>Answers the requests whose reads have ended. True if there was at least one.</summary>
     private bool FinishEnded()
     {
         bool any = false;
@@ -141,7 +144,7 @@ internal sealed class UblkQueue : IDisposable
         return any;
     }
 
-    /// <summary>Handles the completion of a command, during a wait.</summary>
+    /// <summary>Handles the completion of a command; called while the queue waits.</summary>
     private void Ended(uint tag, int result)
     {
         if (result == UBLK_IO_RES_OK)
@@ -150,7 +153,7 @@ internal sealed class UblkQueue : IDisposable
             return;
         }
         Tags--;
-        // The driver rejected the command or has no memory. The tag's request would wait for ever.
+        // The driver refused the command, for example for lack of memory. Fail the queue, because the tag's request would wait for ever.
         if (result != Aborted && _lostErrno == 0) _lostErrno = result;
     }
 
@@ -201,7 +204,7 @@ internal sealed class UblkQueue : IDisposable
         Commit(tag, result);
     }
 
-    /// <summary>Copies the bytes of a request to the driver. Returns their number, or −EIO.</summary>
+    /// <summary>Copies the data of a read request to the driver. Returns its length or −EIO.</summary>
     private int Copy(int tag, Slice bytes)
     {
         for (int done = 0; done < bytes.Length;)
@@ -219,14 +222,14 @@ internal sealed class UblkQueue : IDisposable
     private void Issue(uint command, int tag, int result)
     {
         UblksrvIoCmd bytes = new() { QueueId = (ushort)_number, Tag = (ushort)tag, Result = result };
-        // The ring has an entry per tag, and a tag has at most one command.
+        // There is always room, because the ring has an entry for each tag, and a tag has at most one command.
         if (!_ring.TryCommand(_fd, command, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoCmd>(in bytes)), (uint)tag))
             throw new InvalidOperationException($"no room for a command of tag {tag}");
     }
 
     private ref UblksrvIoDesc Request(int tag) => ref _descriptors!.Span<UblksrvIoDesc>(tag * Marshal.SizeOf<UblksrvIoDesc>(), 1)[0];
 
-    /// <summary>Tags in their order of arrival; every tag is in it at most once.</summary>
+    /// <summary>A queue of tags in order of arrival, with room for every tag once.</summary>
     private sealed class TagQueue(int capacity)
     {
         private readonly int[] _tags = new int[capacity];

@@ -9,20 +9,21 @@ using static Snapuserd.Interop.UblkAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A <see cref="SnapshotView"/> as /dev/ublkbN, Linux 6.5 and later. Control commands and queues have threads of their own.
+/// Provides a <see cref="SnapshotView"/> as /dev/ublkbN, in Linux 6.5 and later. Control commands and queues have threads of their own. The
+/// steps to add a device, to take one over, and to stop:
 /// <code>
-///   features -> add, parameters -> queues allocate -> open /dev/ublkcN -> every queue fetches every tag -> queues map their requests
-///     -> start
-///   features -> queues allocate -> open /dev/ublkcN, see which queues have a dead server -> close, start recovery, open -> fetch -> map
-///     -> end recovery
-///   stop -> every tag came back aborted, queues closed -> close /dev/ublkcN -> delete
+///   check features -> add, set parameters -> queues allocate -> open /dev/ublkcN -> every queue fetches every tag
+///     -> queues map their requests -> start
+///   check features -> queues allocate -> open /dev/ublkcN, see which queues have a dead server -> close, start recovery, open
+///     -> fetch -> map -> end recovery
+///   stop -> every tag is returned as aborted, queues end -> close /dev/ublkcN -> delete
 /// </code>
-/// The device outlives a killed server (UBLK_F_USER_RECOVERY). Its new requests wait, and so do those in flight (_REISSUE), until the next
-/// server with the same number takes it over: readers see a pause and no error. <see cref="TakeOver"/> has the rules that keep this true
-/// when a server is killed while it starts or takes over.
+/// The device outlives a killed server (UBLK_F_USER_RECOVERY). New requests and those in flight (_REISSUE) wait until the next server with
+/// the same number takes the device over: readers see a pause, but no error. <see cref="TakeOver"/> explains why this holds even if a
+/// server is killed while it starts or takes a device over.
 /// <para>
-/// Data goes to the driver by pwrite (UBLK_F_USER_COPY, in the same kernels as GET_FEATURES, which is needed anyway). So a buffer is needed
-/// per read in flight, not per tag, and a device that is taken over needs no more memory than any other.
+/// The server copies data to the driver by pwrite (UBLK_F_USER_COPY, which every kernel with the required GET_FEATURES has). So it needs a
+/// buffer per read in flight instead of one per tag, and a device that is taken over needs no more memory than any other.
 /// </para>
 /// </summary>
 public sealed class UblkServer : IBlockServer
@@ -30,8 +31,8 @@ public sealed class UblkServer : IBlockServer
     private const ulong NeededFeatures = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY;
 
     /// <summary>
-    /// "snap" in the upper half of the value that the driver stores for its server: marks a device as ours. The lower half identifies the
-    /// image.
+    /// "snap". The upper half of the value that the driver stores for a server (ServerFlags); marks a device as ours. The lower half
+    /// identifies the image.
     /// </summary>
     private const uint Mark = 0x736e6170;
 
@@ -39,8 +40,8 @@ public sealed class UblkServer : IBlockServer
     private const int LookMilliseconds = 10;
 
     /// <summary>
-    /// Milliseconds that a dead server may take to disappear: its last reads from a slow disk end first. If this is too short, the device
-    /// is reported as in use although it is not.
+    /// Milliseconds for which a device may stay live after its server's death: the server's last reads from a slow disk end first. If this
+    /// limit is too short, the device is reported as in use although it is not.
     /// </summary>
     private const int DeathMilliseconds = 20_000;
 
@@ -49,18 +50,21 @@ public sealed class UblkServer : IBlockServer
     /// </summary>
     private const int LostMilliseconds = 5_000;
 
-    /// <summary>The limit while a process with the server's number exists: a zombie, which is dead as well, or a live server.</summary>
+    /// <summary>
+    /// The limit in milliseconds if a process with the server's ID exists. It may be a zombie, which is dead as well, or a live server.
+    /// </summary>
     private const int DoubtMilliseconds = 1_000;
 
     /// <summary>
-    /// Milliseconds that Stop waits for the device to disappear; another program may have it open. Only the device number depends on it.
+    /// Milliseconds for which Stop waits until the device is deleted; another program may have it open. Until then its number cannot be
+    /// used again.
     /// </summary>
     private const int GoneMilliseconds = 2_000;
 
-    /// <summary>Milliseconds that the queues may take to end after a successful stop: every tag has come back by then.</summary>
+    /// <summary>Milliseconds that the queues may take to end after a successful stop, which has already returned every tag.</summary>
     private const int QueueMilliseconds = 10_000;
 
-    /// <summary>udev may make a node with a delay; devtmpfs makes it at once.</summary>
+    /// <summary>Milliseconds to wait for a node, which udev may make with a delay. devtmpfs makes it at once.</summary>
     private const int NodeMilliseconds = 3_000;
 
     /// <summary>The phase up to which the queues may proceed.</summary>
@@ -89,9 +93,9 @@ public sealed class UblkServer : IBlockServer
     private bool _ended;
 
     /// <summary>
-    /// A server for <paramref name="view"/>, with <paramref name="devices"/> by number. <paramref name="wakeUp"/> is signalled when
-    /// <see cref="Failure"/> is set. Nothing happens before <see cref="Start"/>. The caller keeps ownership of all of them, and they
-    /// outlive the server.
+    /// A server for <paramref name="view"/>; does nothing before <see cref="Start"/>. <paramref name="devices"/> are the devices of the
+    /// view's engine, indexed by device number. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. The caller keeps
+    /// ownership of all three, which must outlive the server.
     /// </summary>
     public UblkServer(SnapshotView view, BlockDevice[] devices, UblkOptions options, WakeUp wakeUp)
         : this(view, devices, options, wakeUp, () => new UblkDriver())
@@ -104,7 +108,7 @@ public sealed class UblkServer : IBlockServer
     /// <inheritdoc/>
     public string? Failure => Volatile.Read(ref _failure);
 
-    /// <summary>Number of the device, −1 before <see cref="Start"/>.</summary>
+    /// <summary>Number of the device; −1 before <see cref="Start"/>.</summary>
     public int Id => _id;
 
     /// <summary>True if the device of a killed server was taken over.</summary>
@@ -136,8 +140,8 @@ public sealed class UblkServer : IBlockServer
             Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default),
                 Recovered ? "taken over" : "started");
             _started = true;
-            // The device is not read here: a process that is killed while it reads its own device waits for the next server, which finds
-            // the device in use.
+            // Do not read the device here: if a process is killed while it reads its own device, it waits for the next server, which then
+            // finds the device in use.
             if (!Recovered) WaitForNode();
             else _options.Report?.Invoke($"{_driver.PathOf(_id)}: taken over from a server that was killed");
             return _driver.PathOf(_id);
@@ -176,12 +180,12 @@ public sealed class UblkServer : IBlockServer
         }
     }
 
-    /// <summary>Stops the server, unless that was done.</summary>
+    /// <summary>Stops the server, unless it was stopped before.</summary>
     public void Dispose() => Stop();
 
     /// <summary>
-    /// Removes device <paramref name="id"/> if it is one of ours and its server is dead: its readers get errors instead of waiting for
-    /// ever. For a supervisor that gives up starting servers. False if there is no such device, or it is not removed; never throws.
+    /// Removes device <paramref name="id"/> if it is one of ours and its server is dead, so that its readers get errors instead of waiting
+    /// for ever. For a supervisor that does not start another server. False if the device does not exist or was not removed. Never throws.
     /// </summary>
     public static bool RemoveDead(int id)
     {
@@ -231,12 +235,12 @@ public sealed class UblkServer : IBlockServer
             throw ErrnoPolicy.Failure(FailedCall.Command, result, "ublk devices are for privileged processes (CAP_SYS_ADMIN)");
         if (result < 0 || (features[0] & NeededFeatures) != NeededFeatures)
             throw new SnapuserdException(ExitCode.Unavailable,
-                $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here");
+                $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks features that are needed");
     }
 
     /// <summary>
-    /// Checks the requested number. Null if there is no such device (any more), so that it is to be added. Exit code 76 when another
-    /// program has it.
+    /// Looks for a device with the requested number that can be taken over, and removes a stale one. Null if there is none afterwards, so
+    /// that it can be added. Throws with exit code 76 if another program serves or uses the device.
     /// </summary>
     private UblkGeometry? TryFind(int bytesPerRead)
     {
@@ -247,21 +251,21 @@ public sealed class UblkServer : IBlockServer
         {
             int result = Info(_driver, id, ref info);
             if (result == -Errno.ENODEV) return null;
-            if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"{path}: the driver does not say what it is");
+            if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"{path}: the driver does not describe the device");
             if (info.State != UBLK_S_DEV_LIVE) break;
             // A killed server keeps the device until its last request has ended.
             bool isGone = IsGone(info.Pid);
             if (wait >= (isGone ? DeathMilliseconds : DoubtMilliseconds)) throw InUse(path, info);
             if (isGone && wait >= LostMilliseconds && info.ServerFlags >> 32 == Mark && IsLost(id))
             {
-                RemoveStale(id, "was left by a server that was killed in the moment of its start");
+                RemoveStale(id, "was left by a server that was killed while it started");
                 return null;
             }
             _driver.Pause(LookMilliseconds);
         }
         if (info.State == UBLK_S_DEV_DEAD)
         {
-            // Never started, or stopped and never deleted.
+            // The device was never started, or was stopped and not deleted.
             if (!IsDead(info)) throw InUse(path, info);
             RemoveStale(id, "was never started or was stopped");
             return null;
@@ -282,14 +286,15 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// The driver reports the device as live although its server is gone and no process has /dev/ublkcN open. In Linux 6.12 this can happen
-    /// when a server is killed while the kernel executes START_DEV or END_USER_RECOVERY. No command makes such a device recoverable.
+    /// True if the driver reports the device as live although its server is gone and no process has /dev/ublkcN open. In Linux 6.12 this
+    /// can happen when a server is killed while the kernel executes START_DEV or END_USER_RECOVERY. No command makes such a device
+    /// recoverable.
     /// </summary>
     private bool IsLost(int id)
     {
         int fd = _driver!.OpenCharacterDevice(id);
         if (fd < 0) return false;
-        // Newer drivers (7.3) check the device when this is closed.
+        // When this descriptor is closed, newer drivers (Linux 7.3) notice that the server is gone.
         _ = Libc.Close(fd);
         _driver.Pause(LookMilliseconds);
         UblksrvCtrlDevInfo info = default;
@@ -297,18 +302,19 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// Takes over the device of a dead server, with every tag fetched; only END_USER_RECOVERY is left to do. A kill at any point leaves a
-    /// device that the next server can take over. In Linux 6.12 that depends on the order. START_USER_RECOVERY fails (EINVAL) when no queue
-    /// has fetched since the last one. It follows a null pointer when one queue has fetched and another has not. And it makes the driver
-    /// forget which process has mapped the requests. So:
+    /// Takes over the device of a dead server, up to the point where every queue has fetched its tags and only END_USER_RECOVERY remains.
+    /// After a kill at any point, the next server can take the device over. In Linux 6.12 this requires a certain order, because
+    /// START_USER_RECOVERY fails (EINVAL) if no queue has fetched since the last one, and dereferences a null pointer if one queue has
+    /// fetched and another has not. It also makes the driver forget which process has mapped the requests. So:
     /// <list type="bullet">
     /// <item>all memory, threads and rings exist before the first command;</item>
     /// <item>START_USER_RECOVERY is sent only when the driver has recorded a server for every queue (<see cref="IUblkDriver.AskQueue"/>).
-    /// Queues without one are fetched first, by a thread that ends;</item>
-    /// <item>a queue's tags are fetched by one system call, those of all queues at the same time;</item>
-    /// <item>requests are mapped only after every queue has fetched, so that the next START_USER_RECOVERY is possible.</item>
+    /// For queues without a recorded server, a thread that then ends fetches the tags first;</item>
+    /// <item>one system call fetches all tags of a queue, and all queues fetch at the same time;</item>
+    /// <item>requests are mapped only after every queue has fetched. So after a kill the next server can send START_USER_RECOVERY, which
+    /// resets the mapping.</item>
     /// </list>
-    /// In Linux 7.3 the driver forgets everything when /dev/ublkcN is closed, so it has no recorded server then.
+    /// In Linux 7.3 the driver forgets all this when /dev/ublkcN is closed, so no queue has a recorded server.
     /// </summary>
     private void TakeOver(UblkGeometry geometry)
     {
@@ -336,15 +342,15 @@ public sealed class UblkServer : IBlockServer
             }
             FetchAll();
             if (MapAll() is not { } refused) return;
-            // An earlier version mapped before it fetched, and was killed in between. The driver now has this server for every queue; the
-            // next round starts recovery.
+            // A server of an earlier version mapped before it fetched, and was killed in between. The driver now has a server recorded for
+            // every queue, so the next round can start recovery.
             if (again) throw refused;
             EndQueues();
             CloseCharacterDevice();
         }
     }
 
-    /// <summary>The queues for which the driver has recorded no server. Exit code 74 for an unexpected answer.</summary>
+    /// <summary>The queues for which the driver has not recorded a server. Throws with exit code 74 after an unexpected result.</summary>
     private int[] Missing(UblkGeometry geometry)
     {
         List<int> missing = [];
@@ -352,7 +358,7 @@ public sealed class UblkServer : IBlockServer
         {
             int answer = _driver!.AskQueue(_fd, queue);
             if (answer == -Errno.EOPNOTSUPP) missing.Add(queue);
-            else if (answer != -Errno.EINVAL) throw Unsafe($"queue {queue} answers {ErrnoText.Of(answer)}");
+            else if (answer != -Errno.EINVAL) throw Unsafe($"the state of queue {queue} is unknown ({ErrnoText.Of(answer)})");
         }
         return [.. missing];
     }
@@ -386,7 +392,7 @@ public sealed class UblkServer : IBlockServer
             throw new SnapuserdException(ExitCode.InUse,
                 $"{path} {what}, and its server is gone, but it is mounted or held by another device: unmount it first");
         _ = _driver.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
-        // A killed server closes /dev/ublkcN only when its last read has ended.
+        // Be patient: the kernel closes a killed server's /dev/ublkcN only after its last read has ended.
         if (!Delete(_driver, id, DeathMilliseconds))
             throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is open: close or unmount it");
         _options.Report?.Invoke($"{path} {what}, and its server is gone: removed");
@@ -412,7 +418,7 @@ public sealed class UblkServer : IBlockServer
         _id = (int)info.DevId;
         _options.Ours?.Invoke();
         if ((info.Flags & NeededFeatures) != NeededFeatures)
-            throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for");
+            throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without the requested features");
 
         UblkParams parameters = new()
         {
@@ -421,8 +427,8 @@ public sealed class UblkServer : IBlockServer
             Basic = new UblkParamBasic
             {
                 Attrs = UBLK_ATTR_READ_ONLY,
-                // Any file system mounts on sectors of 512 bytes. The physical block is that of the image, and a unit is the best request
-                // size.
+                // Any file system can be mounted on sectors of 512 bytes. The physical block size is that of the image, and the optimal
+                // request size is that of a unit.
                 LogicalBsShift = 9,
                 PhysicalBsShift = Sizes.BlockShift,
                 IoMinShift = Sizes.BlockShift,
@@ -442,7 +448,7 @@ public sealed class UblkServer : IBlockServer
         {
             _fd = _driver!.OpenCharacterDevice(_id);
             if (_fd >= 0) return;
-            // The node does not exist yet, or the ring of a killed server still holds the device.
+            // Retry if the node does not exist yet, or if the ring of a killed server still holds the device.
             if (_fd is not (-Errno.ENOENT or -Errno.EBUSY or -Errno.EINTR) || wait >= (_fd == -Errno.ENOENT ? NodeMilliseconds : patience))
             {
                 throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), _fd == -Errno.ENOENT
@@ -459,7 +465,7 @@ public sealed class UblkServer : IBlockServer
         _fd = -1;
     }
 
-    /// <summary>Starts the queues' threads and returns when each has its memory and its ring.</summary>
+    /// <summary>Starts the queues' threads, and waits until each has allocated its memory and its ring.</summary>
     private void PrepareQueues(UblkGeometry geometry)
     {
         _wakeUps = new WakeUp[geometry.Queues];
@@ -483,7 +489,9 @@ public sealed class UblkServer : IBlockServer
         AwaitQueues();
     }
 
-    /// <summary>Makes every queue map its requests and start to answer them. Returns the error of a queue that cannot, or null.</summary>
+    /// <summary>
+    /// Makes every queue map its requests and start to answer them. Returns null, or an error if a queue cannot map them.
+    /// </summary>
     private SnapuserdException? MapAll()
     {
         Advance(Phase.Map);
@@ -511,7 +519,8 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// A queue reports the end of <paramref name="phase"/> and waits until the next phase is requested. False if the queue is to end.
+    /// Called by a queue: reports the end of <paramref name="phase"/>, and waits until the next phase is requested. False if the queue must
+    /// end.
     /// </summary>
     private bool Report(Phase phase, int mapRefused = 0)
     {
@@ -520,7 +529,7 @@ public sealed class UblkServer : IBlockServer
             _done++;
             if (mapRefused != 0) _mapRefused = mapRefused;
             Monitor.PulseAll(_gate);
-            // A queue that answers requests gets its tags back when the device is stopped; a queue that waits here must check the flag.
+            // A queue that answers requests sees a stop, because the driver returns its tags. A queue that waits here must check the flag.
             while (phase < Phase.Map && _phase == phase && !_abandoned && !_stopping) Monitor.Wait(_gate);
             return !_abandoned && (phase == Phase.Map || !_stopping);
         }
@@ -538,7 +547,7 @@ public sealed class UblkServer : IBlockServer
             int mapped = queue.Map();
             if (!Report(Phase.Map, mapped) || mapped < 0) return;
             queue.Serve(() => Volatile.Read(ref _abandoned));
-            // If tags are left, the queue was abandoned.
+            // If the driver still holds tags, the queue was abandoned.
             if (queue.Tags == 0 && !Volatile.Read(ref _stopping))
                 Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
         }
@@ -553,9 +562,9 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// Fetches the tags of a new device without CAP_SYS_ADMIN, so that START_DEV skips the partition scan. The scan reads the device with a
-    /// lock held, and a server killed at that moment leaves a device that no command can reach. If the capability cannot be dropped, the
-    /// partitions are scanned.
+    /// Fetches a queue's tags; for a new device without CAP_SYS_ADMIN, so that START_DEV skips the partition scan. The kernel holds a lock
+    /// during the scan, and if the server is killed at that moment, no command can reach the device any more. If the capability cannot be
+    /// dropped, the partitions are scanned.
     /// </summary>
     private void Fetch(UblkQueue queue)
     {
@@ -593,19 +602,19 @@ public sealed class UblkServer : IBlockServer
         {
             if (wait >= NodeMilliseconds)
                 throw new SnapuserdException(ExitCode.Unavailable,
-                    $"the device is there, but {_driver.PathOf(_id)} is not; mount devtmpfs on /dev, or run udev or mdev");
+                    $"the ublk device exists, but its node {_driver.PathOf(_id)} does not; mount devtmpfs on /dev, or run udev or mdev");
             _driver.Pause(LookMilliseconds);
         }
     }
 
     private void Remove(IUblkDriver driver)
     {
-        // A device whose take-over did not complete keeps waiting: for its readers the next server is better than errors.
+        // Keep a device whose take-over did not complete: its readers wait for the next server, which is better than errors.
         bool leave = Recovered && !_started;
         if (leave) Abandon();
         else if (_id >= 0)
         {
-            // The queues keep answering: the driver waits for the requests in flight, and then returns every tag.
+            // The queues still answer requests: during this command the driver waits for those in flight, and then returns every tag.
             int stopped = driver.Control(UBLK_U_CMD_STOP_DEV, _id, 0, default);
             if (stopped < 0) Abandon();
         }
@@ -638,25 +647,25 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// Ends the queues of an incomplete take-over, so that new ones can be made. The driver then has a dead server recorded for each.
+    /// Ends the queues of an incomplete take-over, so that new ones can be made. The driver has then recorded a dead server for each queue.
     /// </summary>
     private void EndQueues()
     {
         Abandon();
         JoinQueues();
         foreach (int thread in _threadNumbers) UblkThreads.WaitForEnd(thread);
-        // No thread is left to read the flag.
+        // Reset the flag: no thread that reads it is left.
         lock (_gate) _abandoned = false;
     }
 
     /// <summary>
-    /// Deletes a stopped device. False if a program still has it open: the device disappears after the last close, and this does not wait
-    /// for that.
+    /// Deletes a stopped device, and waits at most <paramref name="patience"/> milliseconds until it is gone. False if a program still has
+    /// it open: the driver deletes it after the last close.
     /// </summary>
     private static bool Delete(IUblkDriver driver, int id, int patience = GoneMilliseconds)
     {
         int result = driver.Control(UBLK_U_CMD_DEL_DEV_ASYNC, id, 0, default);
-        // Before Linux 6.7 only the waiting command exists.
+        // Before Linux 6.7 only the command that waits exists.
         if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL)
             return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, patience) is 0 or -Errno.ENODEV;
         UblksrvCtrlDevInfo info = default;
@@ -683,7 +692,8 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// A 32-bit hash that identifies the image: only a server of the same image takes a device over. A merge changes none of its inputs.
+    /// The value for ServerFlags: <see cref="Mark"/> and a 32-bit hash that identifies the image, because only a server of the same image
+    /// may take a device over. A merge does not change the hash's inputs.
     /// </summary>
     private ulong Identity()
     {

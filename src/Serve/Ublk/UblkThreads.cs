@@ -2,14 +2,14 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What the driver requires of the threads that fetch tags.</summary>
+/// <summary>Waits for the kernel's end of threads that fetch tags.</summary>
 internal static class UblkThreads
 {
     private const int LookMilliseconds = 1, EndMilliseconds = 5_000;
 
     /// <summary>
-    /// Waits until the kernel thread of that number has ended, which happens some time after the managed thread ends. START_USER_RECOVERY
-    /// expects the recorded threads to be dead, and otherwise warns in the kernel's log.
+    /// Waits until the thread with that kernel ID (TID) has ended, which happens some time after the managed thread ends.
+    /// START_USER_RECOVERY warns in the kernel's log if a recorded thread is not dead.
     /// </summary>
     public static void WaitForEnd(int thread)
     {
