@@ -7,8 +7,7 @@ using Xunit;
 namespace Snapuserd.Tests.Serve;
 
 /// <summary>
-/// The kernel's side of dm-user channels, over socket pairs. As in the driver, each channel is an opened descriptor and tracks its own
-/// requests.
+/// The kernel's side of dm-user channels, over socket pairs. As in the driver, each channel is an open descriptor with requests of its own.
 /// </summary>
 internal sealed class DmUserPeer : IDisposable
 {
@@ -19,7 +18,8 @@ internal sealed class DmUserPeer : IDisposable
     private readonly int _type;
 
     /// <summary>
-    /// One channel can be opened for each entry of <see cref="Channels"/>. The next open gets ENXIO, as when the device is removed.
+    /// A peer whose server can open <paramref name="channels"/> channels. The next open fails with ENXIO, as after the removal of the
+    /// device.
     /// </summary>
     internal DmUserPeer(int channels, int type = Stream)
     {
@@ -75,7 +75,7 @@ internal sealed class DmUserPeer : IDisposable
         return taken;
     }
 
-    /// <summary>Reads the header of the answer. All fields except the type must equal those of the request.</summary>
+    /// <summary>Reads the header of a reply. All fields except the type must equal those of the request.</summary>
     internal ulong TakeHead(int channel, ulong seq, ulong sector, ulong bytes)
     {
         byte[] head = new byte[DmUser.MessageBytes];
@@ -85,7 +85,7 @@ internal sealed class DmUserPeer : IDisposable
         return answer.Type;
     }
 
-    /// <summary>Requests bytes and receives them; null if the answer is an error.</summary>
+    /// <summary>Requests bytes and receives them; null if the reply is an error.</summary>
     internal byte[]? Read(int channel, ulong seq, ulong sector, int bytes)
     {
         Ask(channel, seq, DmUser.DM_USER_REQ_MAP_READ, sector, (ulong)bytes);
@@ -97,14 +97,14 @@ internal sealed class DmUserPeer : IDisposable
         return data;
     }
 
-    /// <summary>Sends a request other than a read and returns the result of the answer.</summary>
+    /// <summary>Sends a request other than a read, and returns the result in the reply.</summary>
     internal ulong Other(int channel, ulong seq, ulong type, ulong bytes, byte[]? data = null)
     {
         Ask(channel, seq, type, 8, bytes, data);
         return TakeHead(channel, seq, 8, bytes);
     }
 
-    /// <summary>One read(2): with SOCK_SEQPACKET, the bytes of one send.</summary>
+    /// <summary>Reads once (read(2)). With SOCK_SEQPACKET that returns the bytes of one send.</summary>
     internal int TakePacket(int channel, Span<byte> bytes)
     {
         nint got;

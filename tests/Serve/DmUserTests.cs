@@ -81,7 +81,7 @@ public sealed class DmUserTests
     [InlineData(7, (1 << 20) + 512)]
     [InlineData(1, (2 << 20) + 1024)]
     [InlineData(3, 0)]
-    public void Read_of_any_length_is_one_head_and_its_data(int sector, int bytes)
+    public void Read_of_any_length_gets_one_header_and_its_data(int sector, int bytes)
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1);
@@ -90,7 +90,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Head_and_data_leave_in_one_call_and_what_is_longer_in_parts_without_a_head()
+    public void Header_and_first_part_are_sent_in_one_call_and_further_parts_without_a_header()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, partBytes: 64 << 10, type: DmUserPeer.SeqPacket);
@@ -106,7 +106,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Write_is_taken_to_its_end_and_refused_and_the_next_read_is_answered()
+    public void Write_is_received_completely_and_refused_and_the_next_read_is_answered()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, partBytes: 64 << 10);
@@ -121,7 +121,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Flush_succeeds_and_what_is_not_known_is_unsupported()
+    public void Flush_succeeds_and_an_unknown_request_is_unsupported()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1);
@@ -150,7 +150,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Bad_payload_fails_the_one_read_that_wants_it()
+    public void Bad_payload_fails_only_the_read_that_needs_it()
     {
         using ViewFixture fixture = new(Built(badBlock: 5), new byte[BuiltBlocks * 4096]);
         using Service service = new(fixture, channels: 1);
@@ -164,7 +164,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Bad_payload_after_the_first_part_costs_the_channel_and_another_one_serves()
+    public void Bad_payload_after_the_first_part_closes_the_channel_and_another_one_serves()
     {
         using ViewFixture fixture = new(Built(badBlock: 20), new byte[BuiltBlocks * 4096]);
         using Service service = new(fixture, channels: 1, spare: 3, partBytes: 64 << 10);
@@ -183,7 +183,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Head_that_ends_early_costs_the_channel_and_three_in_a_row_the_worker()
+    public void Truncated_request_closes_the_channel_and_three_in_a_row_end_the_worker()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, spare: 5);
@@ -201,7 +201,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Device_that_is_gone_ends_the_threads_without_a_word_and_the_last_one_tells()
+    public void Removed_device_ends_the_threads_and_only_the_last_one_reports_it()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 3, spare: 1);
@@ -233,11 +233,11 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Stop_answers_what_is_under_way()
+    public void Stop_completes_a_reply_that_is_being_sent()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, patience: int.MaxValue);
-        // More than a socket buffer holds: the thread is still sending when the stop request comes.
+        // The reply is larger than a socket buffer, so the thread is still sending when the stop request comes.
         const int bytes = 1 << 20;
         service.Peer.Ask(0, 1, DmUser.DM_USER_REQ_MAP_READ, 0, bytes);
         Assert.Equal(DmUser.DM_USER_RESP_SUCCESS, service.Peer.TakeHead(0, 1, 0, bytes));
@@ -251,7 +251,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Stop_leaves_an_answer_that_is_never_taken()
+    public void Stop_abandons_a_reply_that_is_not_read()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, patience: 2);
@@ -262,7 +262,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Little_memory_makes_few_threads_and_too_little_is_refused()
+    public void Less_memory_makes_fewer_threads_and_too_little_is_refused()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         int one = ReadContext.Bytes(fixture.View, 1, (64 << 10) + 4096);
@@ -281,7 +281,7 @@ public sealed class DmUserTests
     [InlineData("", ExitCode.Usage)]
     [InlineData("../null", ExitCode.Usage)]
     [InlineData("there-is-no-such-device", ExitCode.Unavailable)]
-    public void Device_that_cannot_be_is_refused_with_its_name(string name, ExitCode code)
+    public void Invalid_or_missing_device_is_refused_with_its_name(string name, ExitCode code)
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using WakeUp wakeUp = new();
@@ -296,7 +296,7 @@ public sealed class DmUserTests
     [InlineData(Errno.EACCES, ExitCode.Permission)]
     [InlineData(Errno.EBUSY, ExitCode.InUse)]
     [InlineData(Errno.EMFILE, ExitCode.OutOfResources)]
-    public void Channel_that_cannot_be_opened_closes_those_that_were(int errno, ExitCode code)
+    public void Failed_open_of_a_channel_closes_the_channels_that_were_opened(int errno, ExitCode code)
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using WakeUp wakeUp = new();
@@ -308,7 +308,7 @@ public sealed class DmUserTests
         Assert.Equal((3, 0, 0), (calls, peer.Take(0, new byte[1]), peer.Take(1, new byte[1])));
     }
 
-    /// <summary>A COW of single blocks with payloads, one of which does not decode.</summary>
+    /// <summary>A COW of single blocks with payloads, one of which is damaged.</summary>
     private static byte[] Built(int badBlock)
     {
         CowBuilder builder = new() { Compression = CowCompression.Lz4 };
@@ -319,12 +319,12 @@ public sealed class DmUserTests
             builder.Replace((uint)i, block);
         }
         byte[] cow = builder.Build();
-        // A match that begins before the block.
+        // Invalid LZ4 data: a match that begins before the block.
         new byte[] { 0x0f, 0xff, 0xff, 0xff }.CopyTo(cow, builder.DataOffsets[badBlock]);
         return cow;
     }
 
-    /// <summary>A started server with its peer; stopped on disposal.</summary>
+    /// <summary>A started server and its peer. Stops the server on disposal.</summary>
     private sealed class Service : IDisposable
     {
         private readonly WakeUp _wakeUp = new();

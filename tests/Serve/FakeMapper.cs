@@ -27,7 +27,7 @@ internal sealed class FakeMapper : IMapperDriver
         internal int Open { get; set; }
     }
 
-    /// <summary>Ends the process that makes the call, as SIGKILL does.</summary>
+    /// <summary>Thrown to end the process that makes a call, as SIGKILL does.</summary>
     internal sealed class Killed : Exception;
 
     internal Dictionary<string, Device> Devices { get; } = [];
@@ -41,17 +41,18 @@ internal sealed class FakeMapper : IMapperDriver
     /// <summary>Every command, by number.</summary>
     internal List<uint> Commands { get; } = [];
 
-    /// <summary>How many resumes a signal interrupts.</summary>
+    /// <summary>The number of further resumes that a signal interrupts.</summary>
     internal int Interruptions { get; set; }
 
-    /// <summary>How many loads find the device temporarily claimed.</summary>
+    /// <summary>The number of further loads that find the device temporarily claimed.</summary>
     internal int BusyLoads { get; set; }
 
     /// <summary>The error that a command fails with; 0 for success.</summary>
     internal Func<uint, int> Refuse { get; set; } = _ => 0;
 
     /// <summary>
-    /// Where the process is killed: 2n − 1 means before its n-th call, 2n after it. Creating a node also counts as a call.
+    /// The point at which the process is killed: 2n − 1 for before its n-th call, 2n for after that call, 0 for never. Creating or removing
+    /// a node also counts as a call.
     /// </summary>
     internal int KillAt { get; set; }
 
@@ -60,13 +61,13 @@ internal sealed class FakeMapper : IMapperDriver
     /// <summary>The result of creating a node.</summary>
     internal int NodeResult { get; set; }
 
-    /// <summary>How often the control device was closed.</summary>
+    /// <summary>The number of times that the control device was closed.</summary>
     internal int Disposals { get; private set; }
 
     /// <summary>The udev that receives the events.</summary>
     internal FakeUdev Udev { get; } = new();
 
-    /// <summary>The kernel reports that it raised no event.</summary>
+    /// <summary>True if the kernel reports that it sent no event.</summary>
     internal bool WithoutEvents { get; set; }
 
     IUdev IMapperDriver.Udev => Udev;

@@ -15,9 +15,9 @@ using static Snapuserd.Interop.UblkAbi;
 namespace Snapuserd.Tests.Serve;
 
 /// <summary>
-/// A fake ublk driver. /dev/ublkcN is a sparse file that receives the bytes of reads. Rings are fakes that complete commands as
-/// Documentation/block/ublk.rst specifies. Violations (a start before all fetches, a deletion with a tag out) are recorded in
-/// <see cref="Faults"/>.
+/// A fake ublk driver. /dev/ublkcN is a sparse file that receives the data of reads. The rings are fakes that complete commands as
+/// Documentation/block/ublk.rst specifies. Violations, such as a start before all tags are fetched or a deletion before all are returned,
+/// are recorded in <see cref="Faults"/>.
 /// </summary>
 internal sealed class FakeUblk : IUblkDriver
 {
@@ -54,25 +54,25 @@ internal sealed class FakeUblk : IUblkDriver
 
     internal ulong Features { get; set; } = AllFeatures;
 
-    /// <summary>The error for the next commit of a read, once; 0 for none.</summary>
+    /// <summary>The error of the next commit of a read, and only of that one; 0 for none.</summary>
     internal int RefuseNextCommit { get; set; }
 
-    /// <summary>The error for a start or the end of a recovery; 0 for none.</summary>
+    /// <summary>The error of START_DEV and END_USER_RECOVERY; 0 for none.</summary>
     internal int RefuseStart { get; set; }
 
-    /// <summary>Newer drivers (Linux 7.3): the driver records nothing about a server that has ended.</summary>
+    /// <summary>True for a newer driver (Linux 7.3), which forgets a server that has ended.</summary>
     internal bool ForgetsServers { get; set; }
 
-    /// <summary>A dead process has mapped the requests, and the driver still counts that mapping.</summary>
+    /// <summary>True if a dead process has mapped the requests, and the driver still counts that mapping.</summary>
     internal bool MappedByDead { get; set; }
 
-    /// <summary>The result of a query of a queue; 0 means: report whether the queue has a server.</summary>
+    /// <summary>The result of <see cref="AskQueue"/>; 0 if it depends on whether the queue has a recorded server.</summary>
     internal int QueueAnswer { get; set; }
 
-    /// <summary>The block device is mounted.</summary>
+    /// <summary>True if the block device is mounted.</summary>
     internal bool Held { get; set; }
 
-    /// <summary>Threads with CAP_SYS_ADMIN have fetched tags.</summary>
+    /// <summary>True if a thread with CAP_SYS_ADMIN has fetched a tag.</summary>
     internal bool FetchedWithSysAdmin { get; private set; }
 
     /// <summary>Violations of the driver's rules.</summary>
@@ -86,7 +86,7 @@ internal sealed class FakeUblk : IUblkDriver
 
     internal bool Exists => _exists;
 
-    /// <summary>Creates a device as a dead server leaves it.</summary>
+    /// <summary>Creates a device in the state after a server's death.</summary>
     internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16,
         bool[]? recorded = null)
     {
@@ -163,7 +163,7 @@ internal sealed class FakeUblk : IUblkDriver
                 Note("delete");
                 lock (_gate)
                 {
-                    // Closing a ring gives all of its tags back, but this fake does not see that.
+                    // Closing a ring returns all of its tags, which this fake does not see. So skip the check then.
                     foreach (Tag tag in _tags)
                         if (!_givenUp && tag.State is (TagState.Active or TagState.Given or TagState.Aborting))
                             Faults.Enqueue($"deleted, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
@@ -187,7 +187,7 @@ internal sealed class FakeUblk : IUblkDriver
             if (!_recorded.Contains(true)) return -Errno.EINVAL;
             if (_recorded.Contains(false))
                 Faults.Enqueue(
-                    "recovery was started with a queue that has fetched and one that has not: the kernel follows a null pointer");
+                    "recovery was started with a queue that has fetched and one that has not: the kernel dereferences a null pointer");
             _recorded = new bool[_recorded.Length];
             MappedByDead = false;
             foreach (Tag tag in _tags) tag.State = TagState.Unfetched;
@@ -225,7 +225,7 @@ internal sealed class FakeUblk : IUblkDriver
 
     public bool HasNode(int id) => File.Exists(PathOf(id));
 
-    /// <summary>Returns at once instead of waiting.</summary>
+    /// <summary>Does not wait.</summary>
     public void Pause(int milliseconds) => Thread.Yield();
 
     public int OpenCharacterDevice(int id)
@@ -247,8 +247,8 @@ internal sealed class FakeUblk : IUblkDriver
     {
         uint entries = System.Numerics.BitOperations.RoundUpToPowerOf2((uint)(depth + commands + 2));
         FakeRingKernel kernel = new(entries, entries * 2) { OnEnter = (ring, submit, complete) => Enter(ring, submit, complete, wakeUp) };
-        // On a second attempt, gives a server that does not wait for its queues the time to fail visibly. A correct server only loses that
-        // time.
+        // On a second attempt, wait for a start of recovery: a faulty server that does not wait for its queues has time to send one. A
+        // correct server only loses that time.
         if (_refusedMaps > 0) _ = SpinWait.SpinUntil(() => { lock (_gate) return _log.Contains("recover"); }, 100);
         lock (_gate) _rings.Add(kernel);
         Assert.Equal(0, MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer));
@@ -256,7 +256,7 @@ internal sealed class FakeUblk : IUblkDriver
             fixedBuffer: false);
     }
 
-    /// <summary>Hands a request to the server once a tag is free. Returns without waiting for the answer.</summary>
+    /// <summary>Hands a request to the server as soon as a tag is free. Returns without waiting for the result.</summary>
     internal TaskResult Post(byte op, long sector, int sectors)
     {
         while (true)
@@ -283,7 +283,7 @@ internal sealed class FakeUblk : IUblkDriver
         }
     }
 
-    /// <summary>Waits for the answer to a request and returns it.</summary>
+    /// <summary>Waits for the result of a request and returns it.</summary>
     internal static int Answer(TaskResult request)
     {
         request.Done.Wait();
@@ -312,7 +312,7 @@ internal sealed class FakeUblk : IUblkDriver
         }
     }
 
-    // The server disposes of its driver once, but the test still inspects it afterwards.
+    // Empty, because the test still inspects the driver after the server has disposed of it.
     public void Dispose()
     {
     }
@@ -379,7 +379,7 @@ internal sealed class FakeUblk : IUblkDriver
         return TryEndCommand(request, out result);
     }
 
-    /// <summary>A command is "seen" when the driver first accepts it. It completes when its tag gets a request or is aborted.</summary>
+    /// <summary>Executes a command. True if it completes: its tag has a request, was aborted, or the command is refused.</summary>
     private bool TryEndCommand(in IoUringSqe request, out int result)
     {
         Span<ulong> words = [request.Addr3, request.Reserved];
@@ -420,7 +420,7 @@ internal sealed class FakeUblk : IUblkDriver
                 return true;
             }
             if (tag.State != TagState.Given || tag.Error > 0) return false;
-            // The server owns the tag from here on; only its commit is allowed.
+            // Now the server owns the tag, and only its commit is allowed.
             tag.Error = 1;
             result = UBLK_IO_RES_OK;
             return true;

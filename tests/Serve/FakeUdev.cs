@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>A fake udev with its own clock that answers an event's cookie after some milliseconds, and a system's semaphores.</summary>
+/// <summary>A fake udev that completes an event's cookie after some milliseconds, with a clock and semaphores of its own.</summary>
 internal sealed class FakeUdev : IUdev
 {
     internal sealed class Set(int key, int count)
@@ -27,28 +27,28 @@ internal sealed class FakeUdev : IUdev
     /// <summary>The event numbers of all events.</summary>
     internal List<uint> Events { get; } = [];
 
-    /// <summary>The next results of <see cref="IUdev.Random"/>, in order; after them, numbers from 1.</summary>
+    /// <summary>The next results of <see cref="IUdev.Random"/>, in order; after these, it returns consecutive numbers.</summary>
     internal Queue<uint> Draws { get; } = [];
 
-    /// <summary>udev is running.</summary>
+    /// <summary>True if udev has been started.</summary>
     internal bool IsThere { get; set; }
 
-    /// <summary>udev writes a database entry when it processes an event, answered or not.</summary>
+    /// <summary>True if udev writes a database entry for every event, whether or not it completes the cookie.</summary>
     internal bool WritesEntries { get; set; }
 
-    /// <summary>udev ends at this time and removes its socket.</summary>
+    /// <summary>The time at which udev ends and removes its socket.</summary>
     internal long EndsAt { get; set; } = long.MaxValue;
 
-    /// <summary>Milliseconds from an event to its answer; negative for no answer.</summary>
+    /// <summary>Milliseconds after an event at which udev completes its cookie; negative for never.</summary>
     internal int AnswersAfter { get; set; } = 300;
 
     /// <summary>Milliseconds after an event during which udev reports that it is busy.</summary>
     internal int BusyFor { get; set; }
 
-    /// <summary>`dmsetup udevcomplete_all` runs at this time.</summary>
+    /// <summary>The time at which `dmsetup udevcomplete_all` runs.</summary>
     internal long AllRemovedAt { get; set; } = long.MaxValue;
 
-    /// <summary>How many waits a signal interrupts.</summary>
+    /// <summary>The number of further waits that a signal interrupts.</summary>
     internal int Interruptions { get; set; }
 
     /// <summary>The error that creating a set fails with; 0 for none.</summary>
@@ -76,13 +76,13 @@ internal sealed class FakeUdev : IUdev
 
     public uint Random => Draws.TryDequeue(out uint number) ? number : (uint)(_nextId++ * 0x10001);
 
-    /// <summary>Raises an event, as the kernel does.</summary>
+    /// <summary>Sends an event to udev, as the kernel does.</summary>
     internal void Event(uint number)
     {
         Events.Add(number);
         Assert.Equal(0x0040u, number >> 16);
         _busyUntil = Milliseconds + BusyFor;
-        // The program that the udev rule calls interprets a cookie of 0 as flags only.
+        // The rule's program (dmsetup) does not look for a semaphore if the cookie is 0.
         if (Runs && AnswersAfter >= 0 && (number & 0xffff) != 0)
             _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
     }

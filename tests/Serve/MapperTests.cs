@@ -10,7 +10,7 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Requests to the device mapper, and the states of a mapped device during its life.</summary>
+/// <summary>Tests messages to the device mapper, and the states of a mapped device during its life.</summary>
 public sealed class MapperTests
 {
     private static readonly MapperTarget s_served = new("/dev/ublkb0", 259, 7, 2048, true);
@@ -28,7 +28,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Messages_are_what_the_header_says_byte_by_byte()
+    public void Messages_have_the_layout_of_the_kernel_header()
     {
         byte[] message = new byte[512];
         message.AsSpan().Fill(0xaa);
@@ -66,7 +66,7 @@ public sealed class MapperTests
     [InlineData(1, 0u, "linear", "", "linear", 0u, 0u, 0L)]
     [InlineData(1, DM_BUFFER_FULL_FLAG, "linear", "259:7 0", "several", 0u, 0u, 0L)]
     [InlineData(2, 0u, "linear", "259:7 0", "several", 0u, 0u, 0L)]
-    public void Tables_are_read_and_only_one_line_of_linear_is_understood(int lines, uint flags, string type, string parameters,
+    public void Only_a_table_of_one_linear_line_is_parsed_completely(int lines, uint flags, string type, string parameters,
         string readType, uint major, uint minor, long start)
     {
         byte[] message = new byte[1024];
@@ -81,7 +81,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Answers_that_point_past_their_end_are_not_followed()
+    public void Replies_with_offsets_beyond_their_end_are_not_followed()
     {
         byte[] message = new byte[1024];
         MapperMessage.Write(message, "x", 0);
@@ -107,7 +107,7 @@ public sealed class MapperTests
     [InlineData("a\\x2fb", false)]
     [InlineData("a\0", false)]
     [InlineData("wurzelgerät", false)]
-    public void Names_are_those_that_every_tool_writes_alike(string name, bool good)
+    public void Names_that_a_tool_would_escape_are_refused(string name, bool good)
     {
         FakeMapper kernel = new();
         if (good) MappedDevice.Open(name, kernel).Dispose();
@@ -126,7 +126,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_is_made_read_only_over_what_is_served_and_writable_over_the_base()
+    public void Device_is_read_only_over_the_served_device_and_writable_over_the_base()
     {
         FakeMapper kernel = new();
         using MappedDevice device = MappedDevice.Open("root", kernel);
@@ -148,7 +148,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_that_stands_where_it_should_is_left_as_it_is()
+    public void Device_that_already_has_the_target_is_not_changed()
     {
         FakeMapper kernel = new();
         StandOn(kernel, s_served);
@@ -173,7 +173,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_of_another_program_is_76_and_is_not_touched()
+    public void Device_of_another_program_is_refused_and_not_touched()
     {
         FakeMapper kernel = new();
         kernel.Devices["root"] = new FakeMapper.Device { Uuid = "LVM-root", Active = Base };
@@ -182,7 +182,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Base_that_is_held_for_a_moment_is_waited_for_and_one_that_stays_so_is_76()
+    public void Base_that_is_held_briefly_is_waited_for_and_one_that_stays_held_is_refused()
     {
         FakeMapper kernel = new();
         StandOn(kernel, s_served);
@@ -196,7 +196,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Swap_that_a_signal_interrupts_is_made_again_and_not_for_ever()
+    public void Swap_that_a_signal_interrupts_is_repeated_a_limited_number_of_times()
     {
         FakeMapper kernel = new();
         StandOn(kernel, s_served);
@@ -214,7 +214,7 @@ public sealed class MapperTests
     [InlineData(Errno.ENXIO, ExitCode.InputMissing)]
     [InlineData(Errno.EINVAL, ExitCode.Unavailable)]
     [InlineData(Errno.ENOTTY, ExitCode.Unavailable)]
-    public void Device_whose_first_table_is_refused_does_not_stay(int errno, ExitCode code)
+    public void New_device_whose_table_is_refused_is_removed(int errno, ExitCode code)
     {
         FakeMapper kernel = new() { Refuse = command => command == DM_TABLE_LOAD ? -errno : 0 };
         Assert.Equal(code, Refused(() => StandOn(kernel, s_served)));
@@ -232,7 +232,7 @@ public sealed class MapperTests
     [InlineData(".", "the name is reserved")]
     [InlineData("control", "the name is reserved")]
     [InlineData("a/b", "only letters, digits and #+-.:=@_ are allowed")]
-    public void Names_that_cannot_be_are_refused_with_the_reason_before_anything_is_opened(string name, string reason)
+    public void Invalid_names_are_refused_with_the_reason_before_anything_is_opened(string name, string reason)
     {
         Assert.Equal($"64 \"{name}\" cannot be the name of a mapped device: {reason}", Says(() => MappedDevice.CheckName(name)));
         Assert.Equal($"64 \"{name}\" cannot be the name of a mapped device: {reason}", Says(() => MappedDevice.Open(name)));
@@ -241,9 +241,9 @@ public sealed class MapperTests
         Assert.Equal(1, kernel.Disposals);
     }
 
-    /// <summary>Every command of a device's life: create it over the served device, query, swap, leave unchanged, remove.</summary>
+    /// <summary>Checks every command: create the device over the served device, query, swap, leave unchanged, and remove.</summary>
     [Fact]
-    public void Commands_of_a_life_are_these_and_what_is_known_follows_them()
+    public void Each_step_of_a_device_sends_the_expected_commands_and_updates_its_state()
     {
         FakeMapper kernel = new();
         kernel.Devices["another"] = new FakeMapper.Device { Uuid = "LVM-another" };
@@ -294,7 +294,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_that_a_killed_process_left_without_a_table_is_taken_away_with_what_it_loaded()
+    public void Device_without_an_active_table_is_removed_with_its_inactive_table()
     {
         FakeMapper kernel = new();
         kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Minor = 5, Inactive = Base };
@@ -308,7 +308,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Tries_end_and_say_what_is_in_use()
+    public void Attempts_are_limited_and_the_error_names_the_device_in_use()
     {
         FakeMapper kernel = new();
         using MappedDevice device = MappedDevice.Open("root", kernel);
@@ -328,7 +328,7 @@ public sealed class MapperTests
         device.Remove();
         Assert.False(device.Exists);
         Assert.Empty(kernel.Nodes);
-        // After another process has removed the device, its state is unknown.
+        // After another process has removed the device, the state that was read before is reset.
         device.StandOn(s_served);
         (Ours(kernel).Open, Ours(kernel).Inactive) = (2, Base);
         device.Look();
@@ -339,7 +339,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Load_that_a_signal_interrupts_is_made_again()
+    public void Load_that_a_signal_interrupts_is_repeated()
     {
         int interrupted = 0;
         FakeMapper kernel = new();
@@ -349,7 +349,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Swap_is_tried_twenty_one_times_and_what_was_loaded_is_dropped()
+    public void Swap_is_attempted_21_times_and_then_the_new_table_is_dropped()
     {
         FakeMapper kernel = new();
         StandOn(kernel, s_served);
@@ -385,7 +385,7 @@ public sealed class MapperTests
     [InlineData(DM_DEV_CREATE, "cannot be created")]
     [InlineData(DM_TABLE_LOAD, "cannot be put on /dev/ublkb0")]
     [InlineData(DM_DEV_SUSPEND, "cannot be put on /dev/ublkb0")]
-    public void Refusals_of_a_new_device_say_what_failed_and_leave_nothing(uint refused, string what)
+    public void Error_for_a_new_device_names_the_failed_step_and_the_device_is_removed(uint refused, string what)
     {
         foreach ((int errno, int code) in new[]
         {
@@ -406,7 +406,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_without_a_node_does_not_stay_if_it_is_new()
+    public void Device_without_a_node_is_removed_if_it_is_new()
     {
         FakeMapper kernel = new() { NodeResult = -Errno.EACCES };
         Assert.StartsWith("77 /dev/mapper/root has no node: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
@@ -419,7 +419,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Table_that_cannot_be_dropped_is_told_of()
+    public void Inactive_table_that_cannot_be_dropped_is_reported()
     {
         FakeMapper kernel = new();
         StandOn(kernel, s_served);
@@ -431,11 +431,11 @@ public sealed class MapperTests
     }
 
     /// <summary>
-    /// Kills the process at every call while it takes over an existing device, maps it to the served device, then to the base. The next
-    /// process repeats all of it, and never finds a base that a dead process still claims.
+    /// Kills the process before and after every call while it creates a device, maps it to the served device, and then to the base. The
+    /// next process must be able to repeat all steps, and must not find a base that a dead process still claims.
     /// </summary>
     [Fact]
-    public void Process_killed_at_any_call_is_followed_by_one_that_gets_to_the_end()
+    public void After_a_kill_at_any_call_the_next_process_completes_the_hand_over()
     {
         int point = 1, swapped = 0, pending = 0;
         for (bool killed = true; killed; point++)
@@ -461,7 +461,7 @@ public sealed class MapperTests
             Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
         }
         Assert.InRange(point, 20, 40);
-        Assert.True(swapped > 2 && pending >= 4, $"{swapped} after the swap, {pending} with a table that waited");
+        Assert.True(swapped > 2 && pending >= 4, $"{swapped} kills after the swap, {pending} with an inactive table");
 
         static void HandOver(FakeMapper kernel)
         {
@@ -474,7 +474,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Devices_are_found_by_the_first_name_that_there_is()
+    public void Devices_are_found_by_the_first_name_that_exists()
     {
         FakeMapper kernel = new();
         Assert.Null(MapperNames.Find(kernel, ["system"]));

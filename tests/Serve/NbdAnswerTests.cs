@@ -5,13 +5,13 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Answers whose data cannot be read.</summary>
+/// <summary>Tests replies whose data cannot be read, and replies to refused requests.</summary>
 public sealed class NbdAnswerTests
 {
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Answer_that_cannot_be_read_stays_with_its_worker_until_the_session_is_locked(bool structured)
+    public void Reply_with_a_read_error_stays_in_the_reading_state_until_the_session_is_locked(bool structured)
     {
         using NbdFixture test = new();
         (long offset, int length) = test.Damage();
@@ -23,17 +23,17 @@ public sealed class NbdAnswerTests
         NbdAnswer answer = new();
         answer.Begin(export, new NbdRequest(0, NbdWire.NBD_CMD_READ, 1, (ulong)offset, (uint)length), structured);
         Assert.Equal(NbdAnswerState.NeedsData, answer.State);
-        // As a session does it under its lock; the read that follows runs without the lock.
+        // A session does this under its lock, and then reads without the lock.
         answer.State = NbdAnswerState.Reading;
         Assert.Null(answer.Read(export, worker.Reader, buffer, structured, export.BufferBytes));
         Assert.True(answer.IsLast);
         Assert.Equal(0, answer.Piece);
-        // In any other state a second worker would send the answer, and this worker would send and count it again.
+        // In any other state a second worker could send the reply, and this worker would send and count it again.
         Assert.Equal(NbdAnswerState.Reading, answer.State);
     }
 
     [Fact]
-    public void Request_that_is_refused_is_ready_at_once()
+    public void Reply_to_a_refused_request_is_ready_at_once()
     {
         using NbdFixture test = new();
         using WakeUp wakeUp = new();

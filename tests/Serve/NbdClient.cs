@@ -11,9 +11,7 @@ internal sealed record OptionReply(uint Option, uint Type, byte[] Data);
 /// <summary>A reply to a request. <see cref="Type"/> is null for a simple reply; a chunk has its flags and type.</summary>
 internal sealed record NbdReply(ulong Cookie, uint Error, ushort? Type, bool Done, byte[] Payload);
 
-/// <summary>
-/// An NBD client, written byte by byte from proto.md, so that it can also violate the protocol. Waits at most one minute.
-/// </summary>
+/// <summary>An NBD client, written from proto.md, that can also violate the protocol. Sends and receives fail after one minute.</summary>
 internal sealed class NbdClient : IDisposable
 {
     private const int LongestWait = 60_000;
@@ -30,7 +28,7 @@ internal sealed class NbdClient : IDisposable
         _socket.Connect(new UnixDomainSocketEndPoint(path));
     }
 
-    /// <summary>Handshake, structured replies if requested, GO.</summary>
+    /// <summary>Connects and completes the handshake, with structured replies if requested.</summary>
     internal static NbdClient Ready(string path, bool structured = false)
     {
         NbdClient client = new(path);
@@ -74,12 +72,12 @@ internal sealed class NbdClient : IDisposable
         }
         catch (SocketException e) when (e.SocketErrorCode == SocketError.ConnectionReset)
         {
-            // The server closed before it had read all that this client sent. That is also an end of the connection.
+            // The server closed the connection before it had received everything that this client sent.
         }
         return total;
     }
 
-    /// <summary>True if data has arrived that was not received yet.</summary>
+    /// <summary>True if data has arrived that this client has not received.</summary>
     internal bool HasData => _socket.Available > 0;
 
     internal void CloseSending() => _socket.Shutdown(SocketShutdown.Send);
@@ -128,7 +126,7 @@ internal sealed class NbdClient : IDisposable
     internal void SendRequest(ushort type, ulong cookie, ulong offset, uint length, ushort flags = 0) =>
         Send(Request(type, cookie, offset, length, flags));
 
-    /// <summary>One simple reply or chunk. A simple reply without an error has <paramref name="length"/> bytes of data.</summary>
+    /// <summary>Receives a simple reply or a chunk. A simple reply without an error has <paramref name="length"/> bytes of data.</summary>
     internal NbdReply TakeReply(int length = 0)
     {
         byte[] head = Take(16);

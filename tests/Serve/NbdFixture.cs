@@ -56,7 +56,7 @@ internal sealed class NbdFixture : IDisposable
 
     internal NbdServer Make(NbdOptions options) => new(View.View, View.Devices, options, _wakeUp);
 
-    /// <summary>Destroys the payload of a compressed Replace. Returns the range of the image that is unreadable after that.</summary>
+    /// <summary>Damages the payload of a compressed Replace. Returns the range of the image that is unreadable afterwards.</summary>
     internal (long Offset, int Length) Damage()
     {
         CowFile cow = View.View.Cow;

@@ -11,7 +11,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Tests with other projects' clients: libnbd's, QEMU's, fio.</summary>
+/// <summary>Tests with the clients of other projects: libnbd, QEMU and fio.</summary>
 public sealed class NbdForeignTests
 {
     private const int BlockBytes = CowOp.BlockSize;
@@ -36,7 +36,7 @@ public sealed class NbdForeignTests
     [InlineData("v3-zstd-256k-xor")]
     [InlineData("v2-gz-xor")]
     [InlineData("v3-lz4-64k-xor")]
-    public void Copies_of_nbdcopy_and_compares_of_qemu_show_the_target_before_during_and_after_the_merge(string name)
+    public void Nbdcopy_and_qemu_img_read_the_target_before_during_and_after_the_merge(string name)
     {
         ThrottledMerge throttle = new();
         using NbdFixture fixture = new(new ViewFixture(Golden.Cow(name), Golden.Old, observer: throttle), Golden.New);
@@ -64,7 +64,7 @@ public sealed class NbdForeignTests
     public void Fio_verifies_every_block_while_the_merge_runs()
     {
         // Every block is filled with its own offset, which fio uses as a verification pattern. The old image is shifted by one block, so
-        // all of it is one chain of copies, journaled window by window. Every 16th block is new data.
+        // the copies form one chain, which is journaled window by window. Every 16th block is new data.
         const int blocks = 4096;
         byte[] target = new byte[blocks * BlockBytes], old = new byte[target.Length];
         for (long at = 0; at < target.Length; at += sizeof(long))
@@ -96,7 +96,7 @@ public sealed class NbdForeignTests
     }
 
     /// <summary>
-    /// Merges while a program reads. The merge makes a step after each progress of the program, so that merge and reads overlap.
+    /// Merges while a program reads. The merge makes one step each time the program has sent requests, so that merge and reads overlap.
     /// </summary>
     private static void Beside(NbdFixture fixture, ThrottledMerge throttle, string program, string[] arguments)
     {
@@ -112,7 +112,7 @@ public sealed class NbdForeignTests
         client.Join();
         Assert.True(result!.ExitCode == 0, $"{program}: {result}; {fixture.View.Failure}");
         // The first step waits for the first request. The number of further steps depends on the machine's speed.
-        Assert.True(throttle.Steps > 0, "the merge was done before anybody read");
+        Assert.True(throttle.Steps > 0, "the merge ended before the first read");
     }
 
     private static string Run(string program, params string[] arguments)
@@ -122,7 +122,7 @@ public sealed class NbdForeignTests
         return result.Output;
     }
 
-    /// <summary>Lets the merge continue when requests have come since its last step, or when the client has ended.</summary>
+    /// <summary>Lets the merge continue when requests have arrived since its last step, or when the client has ended.</summary>
     private sealed class ThrottledMerge : IMergeObserver
     {
         private long _seen;

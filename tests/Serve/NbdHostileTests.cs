@@ -11,8 +11,8 @@ using Xunit;
 namespace Snapuserd.Tests.Serve;
 
 /// <summary>
-/// Clients that stop at every point of the protocol, alongside others that must be served. The tests control the clock, so no test waits in
-/// real time.
+/// Tests clients that stop at any point of the protocol, while other clients must be served. The tests control the clock, so no test waits
+/// for a timeout in real time.
 /// </summary>
 public sealed class NbdHostileTests
 {
@@ -45,7 +45,7 @@ public sealed class NbdHostileTests
         long end = Environment.TickCount64 + Minute;
         while (!condition())
         {
-            if (Environment.TickCount64 > end) throw new InvalidOperationException($"it never came to this: {what}");
+            if (Environment.TickCount64 > end) throw new InvalidOperationException($"not reached within a minute: {what}");
             Thread.Yield();
         }
     }
@@ -61,7 +61,7 @@ public sealed class NbdHostileTests
         _clock.Pass(10 * Minute);
         fixture.Server.CheckTimes();
 
-        List<NbdClient> silent = [], deaf = [], slow = [];
+        List<NbdClient> silent = [], stalledReaders = [], slow = [];
         for (int i = 0; i < 100; i++)
         {
             NbdClient client;
@@ -79,9 +79,9 @@ public sealed class NbdHostileTests
                     break;
                 case 2:
                     // Requests much and reads nothing.
-                    deaf.Add(client = NbdClient.Ready(fixture.Path, i % 2 == 0));
+                    stalledReaders.Add(client = NbdClient.Ready(fixture.Path, i % 2 == 0));
                     for (ulong n = 0; n < 50; n++) client.SendRequest(0, n, 0, (uint)fixture.Target.Length);
-                    Until(() => client.HasData, "the first bytes of an answer");
+                    Until(() => client.HasData, "the first bytes of a reply");
                     break;
                 case 3:
                     // Stops in the middle of a request.
@@ -101,10 +101,10 @@ public sealed class NbdHostileTests
         _clock.Pass(31_000);
         fixture.Server.CheckTimes();
         Until(() => fixture.Server.Connections == 1 + slow.Count, "clients that owe a handshake or do not read are dropped");
-        Assert.Equal(silent.Count + deaf.Count, fixture.Reports.Count);
+        Assert.Equal(silent.Count + stalledReaders.Count, fixture.Reports.Count);
         Assert.Equal(silent.Count,
             fixture.Reports.Count(r => r.Contains("not finish the handshake within 30 s", StringComparison.Ordinal)));
-        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its replies for 30 s", StringComparison.Ordinal)));
+        Assert.Equal(stalledReaders.Count, fixture.Reports.Count(r => r.Contains("read nothing of its replies for 30 s", StringComparison.Ordinal)));
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
 
@@ -125,7 +125,7 @@ public sealed class NbdHostileTests
             }
         }
         Assert.Null(fixture.Server.Failure);
-        foreach (NbdClient client in (List<NbdClient>)[.. silent, .. deaf, .. slow]) client.Dispose();
+        foreach (NbdClient client in (List<NbdClient>)[.. silent, .. stalledReaders, .. slow]) client.Dispose();
 
         void Read(NbdClient client, int seed)
         {
@@ -169,7 +169,7 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Handshake_that_trickles_has_thirty_seconds_in_all()
+    public void Slow_handshake_must_be_complete_within_thirty_seconds()
     {
         using NbdFixture fixture = Fixture();
         using NbdClient client = new(fixture.Path), quick = new(fixture.Path);
@@ -194,14 +194,14 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Client_that_takes_its_answer_slowly_gets_all_of_it_and_one_that_stops_is_dropped()
+    public void Client_that_reads_slowly_gets_the_whole_reply_and_one_that_stops_reading_is_dropped()
     {
         using NbdFixture fixture = Fixture();
         using NbdClient client = NbdClient.Ready(fixture.Path);
         client.SendRequest(0, 5, 0, (uint)fixture.Target.Length);
         byte[] head = client.Take(16);
         Assert.Equal(0u, NbdClient.Read32(head, 4));
-        // More than the socket buffers hold: the server has sent some of each part since the last clock change.
+        // A part is larger than the socket buffers, so the server has sent some of it since the clock was last changed.
         const int part = 1 << 20;
         for (int at = 0; at < fixture.Target.Length; at += part)
         {
@@ -210,15 +210,15 @@ public sealed class NbdHostileTests
             _clock.Pass(29_000);
             fixture.Server.CheckTimes();
         }
-        // The client has taken everything, so it may stay idle without limit.
+        // The client has read everything, so it may be idle for any time.
         _clock.Pass(60 * Minute);
         fixture.Server.CheckTimes();
         fixture.Compare(client, structured: false, seed: 2, reads: 3);
         Assert.Empty(fixture.Reports);
 
-        // An answer that fits completely into the socket buffer also counts as not taken.
+        // A reply that fits into the socket buffer must also be read in time.
         client.SendRequest(0, 6, 0, 4096);
-        Until(() => client.HasData, "the answer");
+        Until(() => client.HasData, "the reply");
         _clock.Pass(30_001);
         fixture.Server.CheckTimes();
         Until(() => fixture.Server.Connections == 0, "it is dropped");
@@ -228,7 +228,7 @@ public sealed class NbdHostileTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Answers_that_wait_lose_their_buffers_to_others_and_are_whole_all_the_same(bool structured)
+    public void Waiting_replies_lose_their_buffers_to_others_and_are_still_complete(bool structured)
     {
         // Enough memory for one worker and one buffer.
         int least;
@@ -239,21 +239,21 @@ public sealed class NbdHostileTests
         {
             stalled[i].SendRequest(0, 77, 0, (uint)fixture.Target.Length);
             // This client has the buffer now; the previous client has lost it.
-            Until(() => fixture.Server.Buffers.Waiting == (1, i), $"the answer to client {i} waits");
+            Until(() => fixture.Server.Buffers.Waiting == (1, i), $"the reply to client {i} waits");
         }
         using NbdClient live = NbdClient.Ready(fixture.Path, structured: true);
         fixture.Compare(live, structured: true, seed: 1, reads: 20);
         foreach (NbdClient client in stalled.AsEnumerable().Reverse())
         {
             byte[] got = client.TakeRead(0, fixture.Target.Length, structured);
-            Assert.True(fixture.Target.AsSpan().SequenceEqual(got), "an answer is not whole");
+            Assert.True(fixture.Target.AsSpan().SequenceEqual(got), "a reply has wrong data");
         }
         Assert.Null(fixture.Server.Failure);
         foreach (NbdClient client in stalled) client.Dispose();
     }
 
     [Fact]
-    public void Client_that_never_stops_asking_does_not_keep_another_from_its_answers()
+    public void Client_with_endless_requests_does_not_starve_another_client()
     {
         using NbdFixture fixture = Fixture();
         using NbdClient greedy = NbdClient.Ready(fixture.Path, structured: true);
@@ -279,15 +279,15 @@ public sealed class NbdHostileTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Client_that_ends_its_half_gets_all_answers_before_the_end(bool structured)
+    public void Client_that_closes_its_sending_half_still_gets_all_replies(bool structured)
     {
         using NbdFixture fixture = Fixture();
         using NbdClient client = NbdClient.Ready(fixture.Path, structured);
         client.SendRequest(0, 77, 0, (uint)fixture.Target.Length);
         client.SendRequest(3, 78, 0, 0);
         client.CloseSending();
-        // Twenty-nine seconds, within the limit of thirty.
-        Until(() => client.HasData, "an answer's beginning");
+        // Below the limit of thirty seconds.
+        Until(() => client.HasData, "the beginning of a reply");
         _clock.Pass(29_000);
         fixture.Server.CheckTimes();
         if (structured)
@@ -318,7 +318,7 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Clients_that_go_in_the_middle_of_everything_leave_nothing_open()
+    public void Clients_that_disconnect_at_any_point_leave_nothing_open()
     {
         using NbdFixture fixture = Fixture();
         for (int seed = 0; seed < 300; seed++)
@@ -338,12 +338,12 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Replies_of_a_handshake_that_are_not_taken_wait_and_the_handshake_goes_on()
+    public void Handshake_continues_when_the_client_reads_its_replies_late()
     {
         using NbdFixture fixture = Fixture();
         using NbdClient client = new(fixture.Path);
         client.Greet();
-        // Requests and data of maximum length before the client takes the first reply.
+        // Sends many options, one with the most data, and a request before it reads the first reply.
         for (int i = 0; i < 200; i++) client.SendOption(3);
         client.SendOption(6, new byte[9000]);
         client.SendOption(7, NbdClient.Info("", [1, 1, 3, 0, 77]));
@@ -359,12 +359,12 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Clients_too_many_wait_for_a_place_and_are_turned_away_when_none_comes()
+    public void Excess_client_waits_for_a_slot_and_is_refused_after_the_timeout()
     {
         using NbdFixture fixture = Fixture(maxConnections: 2);
         NbdClient first = NbdClient.Ready(fixture.Path);
         using NbdClient second = NbdClient.Ready(fixture.Path);
-        Until(() => !fixture.Reports.IsEmpty, "that the house is full is said");
+        Until(() => !fixture.Reports.IsEmpty, "the server reports that all slots are taken");
         Assert.Contains("there are 2 clients", Assert.Single(fixture.Reports), StringComparison.Ordinal);
         using (NbdClient third = new(fixture.Path))
         {
@@ -381,10 +381,10 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Client_that_comes_after_one_has_left_is_not_turned_away()
+    public void Client_that_connects_after_another_has_left_is_not_refused()
     {
-        // The report comes from the accepting thread after it has seen that every slot is taken and before it waits for clients. In
-        // between, one client leaves and another one connects.
+        // The accepting thread reports after it has seen that every slot is taken, and before it waits for clients. The report's handler
+        // makes one client leave and another one connect.
         using NbdFixture fixture = Fixture();
         string path = fixture.Path + "2";
         NbdServer? server = null;
@@ -416,7 +416,7 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Name_that_no_client_could_ask_for_is_refused()
+    public void Export_name_above_the_protocols_limit_is_refused()
     {
         using NbdFixture fixture = Fixture();
         NbdOptions tooLong = new() { SocketPath = fixture.Path + "2", ExportName = new string('x', 4097) };
@@ -441,6 +441,6 @@ public sealed class NbdHostileTests
     [InlineData(1024ul, 5000, 2048, 1)]
     [InlineData(64ul, 0, 2048, 32)]
     [InlineData(0ul, 0, 2048, 1)]
-    public void Servers_share_the_descriptors_that_the_process_may_have(ulong limit, int promised, int wanted, int share) =>
+    public void Servers_share_the_descriptors_within_the_process_limit(ulong limit, int promised, int wanted, int share) =>
         Assert.Equal(share, NbdDescriptors.Share(limit, promised, wanted));
 }

@@ -34,7 +34,7 @@ public sealed class NbdProtocolTests
     }
 
     [Fact]
-    public void Every_option_has_its_answer()
+    public void Every_option_gets_its_reply()
     {
         using NbdFixture fixture = new(options: new NbdOptions { ExportName = "system" });
         using NbdClient client = new(fixture.Path);
@@ -88,7 +88,7 @@ public sealed class NbdProtocolTests
     {
         Array.Empty<byte>(),
         new byte[] { 0, 0, 0, 0, 0 },
-        // Names longer than the data, and longer than any memory.
+        // Names whose length exceeds the data.
         new byte[] { 0, 0, 0, 9, (byte)'x', 0, 0 },
         new byte[] { 0xff, 0xff, 0xff, 0xff, 0, 0 },
         // More and fewer infos than the count says.
@@ -140,7 +140,7 @@ public sealed class NbdProtocolTests
 
     [Theory]
     [MemberData(nameof(Breaches))]
-    public void Breach_of_the_protocol_ends_the_connection_with_a_sentence(string name, byte[] bytes)
+    public void Protocol_violation_ends_the_connection_and_is_reported(string name, byte[] bytes)
     {
         using NbdFixture fixture = new();
         using (NbdClient client = new(fixture.Path))
@@ -165,7 +165,7 @@ public sealed class NbdProtocolTests
         fixture.Compare(client, structured, seed: 7, reads: 60);
     }
 
-    // Type, offset, length, flags, error over a simple connection, error over a structured one. The image has at most 8 MiB.
+    // Type, offset, length, flags and error of a request. The image has at most 8 MiB.
     [Theory]
     [InlineData(0, 0L, 0u, 0, 22)]
     [InlineData(0, 0L, (32u << 20) + 1, 0, 22)]
@@ -182,7 +182,7 @@ public sealed class NbdProtocolTests
     [InlineData(7, 0L, 4096u, 0, 22)]
     [InlineData(8, 0L, 4096u, 0, 22)]
     [InlineData(4711, 0L, 4096u, 0, 22)]
-    public void Refused_request_gets_its_error_and_nothing_else_happens(int type, long offset, uint length, int flags, uint error)
+    public void Refused_request_gets_its_error_and_the_connection_continues(int type, long offset, uint length, int flags, uint error)
     {
         using NbdFixture fixture = new();
         foreach (bool structured in (bool[])[false, true])
@@ -199,7 +199,7 @@ public sealed class NbdProtocolTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Read_over_the_end_is_invalid_and_the_last_byte_is_not(bool structured)
+    public void Read_beyond_the_end_is_invalid_and_the_last_byte_can_be_read(bool structured)
     {
         using NbdFixture fixture = new();
         using NbdClient client = NbdClient.Ready(fixture.Path, structured);
@@ -209,7 +209,7 @@ public sealed class NbdProtocolTests
     }
 
     [Fact]
-    public void Write_is_read_to_its_end_and_refused()
+    public void Write_is_received_completely_and_refused()
     {
         using NbdFixture fixture = new();
         using NbdClient client = NbdClient.Ready(fixture.Path);
@@ -220,7 +220,7 @@ public sealed class NbdProtocolTests
     }
 
     [Fact]
-    public void Read_that_must_not_be_fragmented_comes_in_one_chunk_or_not_at_all()
+    public void Read_that_must_not_be_fragmented_gets_one_chunk_or_an_error()
     {
         using NbdFixture fixture = new();
         using NbdClient client = NbdClient.Ready(fixture.Path, structured: true);
@@ -236,7 +236,7 @@ public sealed class NbdProtocolTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Session_is_the_same_in_single_bytes_and_in_one_piece(bool structured)
+    public void Replies_are_the_same_for_single_bytes_and_one_large_send(bool structured)
     {
         using NbdFixture fixture = new(options: new NbdOptions { ThreadsPerConnection = 1 });
         byte[] session =
@@ -258,7 +258,7 @@ public sealed class NbdProtocolTests
     }
 
     [Fact]
-    public void Requests_beside_each_other_are_all_answered_once()
+    public void Concurrent_requests_are_each_answered_once()
     {
         using NbdFixture fixture = new();
         using NbdClient client = NbdClient.Ready(fixture.Path, structured: true);
@@ -281,7 +281,7 @@ public sealed class NbdProtocolTests
     }
 
     [Fact]
-    public void Read_error_names_its_offset_in_the_middle_of_a_structured_answer()
+    public void Read_error_in_a_structured_reply_has_its_offset()
     {
         using NbdFixture fixture = new();
         (long bad, int length) = fixture.Damage();
@@ -301,12 +301,12 @@ public sealed class NbdProtocolTests
         Assert.InRange(bad, data - length, data + (256 << 10));
 
         Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: true)),
-            "the connection is of no use any more");
+            "the connection does not work any more");
         Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]
-    public void Read_error_in_a_simple_answer_is_told_if_nothing_was_sent_yet_and_ends_the_connection_otherwise()
+    public void Read_error_in_a_simple_reply_is_reported_before_any_data_and_later_ends_the_connection()
     {
         using NbdFixture fixture = new();
         (long bad, _) = fixture.Damage();
@@ -315,7 +315,7 @@ public sealed class NbdProtocolTests
         NbdReply reply = client.TakeReply(4096);
         Assert.Equal((9ul, 5u), (reply.Cookie, reply.Error));
         Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: false)),
-            "the connection is of no use any more");
+            "the connection does not work any more");
 
         client.SendRequest(0, 10, 0, (uint)fixture.Target.Length);
         Assert.Equal(0u, client.TakeReply().Error);
@@ -323,14 +323,14 @@ public sealed class NbdProtocolTests
         Assert.Contains("in the middle of an answer", Assert.Single(fixture.Reports), StringComparison.Ordinal);
         using NbdClient next = NbdClient.Ready(fixture.Path);
         Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(next.Read(0, 4096, structured: false)),
-            "the server is of no use any more");
+            "the server does not work any more");
         Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]
-    public void Request_that_ended_a_connection_gets_its_error_when_it_is_asked_again()
+    public void Request_that_ended_a_connection_gets_an_error_when_it_is_repeated()
     {
-        // The kernel retries like this over the next connection until it gets an answer.
+        // The kernel repeats a request like this over the next connection until it gets a reply.
         using NbdFixture fixture = new();
         (long bad, int length) = fixture.Damage();
         using (NbdClient first = NbdClient.Ready(fixture.Path))
@@ -343,12 +343,12 @@ public sealed class NbdProtocolTests
         client.SendRequest(0, 11, 0, (uint)fixture.Target.Length);
         NbdReply reply = client.TakeReply();
         Assert.Equal((11ul, 5u), (reply.Cookie, reply.Error));
-        // The connection continues, and long answers that exclude the bad unit are complete.
+        // The connection continues, and long replies without the bad unit are complete.
         Assert.True(fixture.Target.AsSpan(0, (int)bad).SequenceEqual(client.Read(0, (int)bad, structured: false)),
-            "what can be read is not");
+            "readable data is missing");
         int after = (int)bad + length;
         Assert.True(fixture.Target.AsSpan(after).SequenceEqual(client.Read(after, fixture.Target.Length - after, structured: false)),
-            "what can be read is not");
+            "readable data is missing");
         Assert.Single(fixture.Reports);
     }
 
@@ -373,10 +373,10 @@ public sealed class NbdProtocolTests
 
     private static int AssertInfo(NbdClient client, uint option, long size, string? name = null)
     {
-        OptionReply about = client.TakeOptionReply();
-        Assert.Equal((option, 3u, 12), (about.Option, about.Type, about.Data.Length));
-        Assert.Equal(0, BinaryPrimitives.ReadUInt16BigEndian(about.Data));
-        Assert.Equal(size, BinaryPrimitives.ReadInt64BigEndian(about.Data.AsSpan(2)));
+        OptionReply info = client.TakeOptionReply();
+        Assert.Equal((option, 3u, 12), (info.Option, info.Type, info.Data.Length));
+        Assert.Equal(0, BinaryPrimitives.ReadUInt16BigEndian(info.Data));
+        Assert.Equal(size, BinaryPrimitives.ReadInt64BigEndian(info.Data.AsSpan(2)));
         OptionReply sizes = client.TakeOptionReply();
         Assert.Equal(3u, sizes.Type);
         Assert.Equal([0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 2, 0, 0, 0], sizes.Data);
@@ -387,6 +387,6 @@ public sealed class NbdProtocolTests
             Assert.Equal([0, 1, .. Encoding.ASCII.GetBytes(name)], named.Data);
         }
         AssertReply(client, option, 1);
-        return BinaryPrimitives.ReadUInt16BigEndian(about.Data.AsSpan(10));
+        return BinaryPrimitives.ReadUInt16BigEndian(info.Data.AsSpan(10));
     }
 }

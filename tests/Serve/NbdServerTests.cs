@@ -12,11 +12,11 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>The server's life cycle: its socket, its clients of all kinds, its end.</summary>
+/// <summary>Tests the server's life cycle: its socket, all kinds of clients, and its stop.</summary>
 public sealed class NbdServerTests
 {
     [Fact]
-    public void Socket_is_its_owners_alone_and_goes_with_the_server()
+    public void Only_the_owner_may_open_the_socket_and_the_server_removes_it()
     {
         using NbdFixture fixture = new();
         Assert.Equal(0, Libc.Statx(Libc.AT_FDCWD, fixture.Path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status));
@@ -49,7 +49,7 @@ public sealed class NbdServerTests
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Every_read_is_counted_once_however_many_parts_it_takes_and_whether_it_fails(bool structured)
+    public void Read_is_counted_once_even_if_it_has_several_parts_or_fails(bool structured)
     {
         using NbdFixture fixture = new();
         using NbdClient client = NbdClient.Ready(fixture.Path, structured);
@@ -92,7 +92,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Too_little_memory_is_said_at_once_and_just_enough_serves()
+    public void Too_little_memory_is_refused_and_the_minimum_is_enough()
     {
         using ViewFixture view = new(Golden.Cow(NbdFixture.Zstd), Golden.Old);
         int least = ReadContext.Bytes(view.View, 1, 64 << 10);
@@ -106,7 +106,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Hundred_connections_in_turn_are_served_and_leave_nothing_open()
+    public void Hundred_successive_connections_are_served_and_leave_nothing_open()
     {
         using NbdFixture fixture = new(options: new NbdOptions { MaxConnections = 2 });
         for (int i = 0; i < 100; i++)
@@ -120,8 +120,8 @@ public sealed class NbdServerTests
         }
         Assert.NotEqual(0, Sockets());
         fixture.Server.Stop();
-        // The server's ends of all connections carry its socket name. A child that another test has just forked may hold some of them for a
-        // moment.
+        // The server's ends of all connections have its socket's name. A child process that another test has just started may hold some of
+        // them for a moment.
         for (long end = Environment.TickCount64 + 60_000; Sockets() > 0 && Environment.TickCount64 < end;) Thread.Yield();
         Assert.Equal(0, Sockets());
         Assert.Null(fixture.Server.Failure);
@@ -130,7 +130,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Client_too_many_waits_until_another_has_left()
+    public void Excess_client_waits_until_another_has_left()
     {
         using NbdFixture fixture = new(options: new NbdOptions { MaxConnections = 1 });
         NbdClient first = NbdClient.Ready(fixture.Path);
@@ -144,7 +144,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Garbage_of_all_kinds_ends_its_own_connection_only()
+    public void Garbage_ends_only_its_own_connection()
     {
         using NbdFixture fixture = new();
         using NbdClient live = NbdClient.Ready(fixture.Path, structured: true);
@@ -178,7 +178,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Client_that_does_not_take_its_answers_holds_up_neither_the_others_nor_the_merge()
+    public void Client_that_does_not_read_delays_neither_other_clients_nor_the_merge()
     {
         using NbdFixture fixture = new();
         using NbdClient stalled = NbdClient.Ready(fixture.Path, structured: true), half = NbdClient.Ready(fixture.Path);
@@ -226,7 +226,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Stop_answers_what_was_asked_and_lets_no_client_in_any_more()
+    public void Stop_answers_the_received_requests_and_refuses_new_clients()
     {
         using NbdFixture fixture = new(options: new NbdOptions { DrainMilliseconds = 60_000 });
         using NbdClient client = NbdClient.Ready(fixture.Path);
@@ -246,7 +246,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Stop_does_not_wait_for_a_client_that_takes_nothing()
+    public void Stop_does_not_wait_for_a_client_that_does_not_read()
     {
         using NbdFixture fixture = new(options: new NbdOptions { DrainMilliseconds = 1 });
         using NbdClient stalled = NbdClient.Ready(fixture.Path), silent = new(fixture.Path);
