@@ -18,7 +18,7 @@ cache=$ROOT/build/guest
 unset KERNEL_PACKAGE
 . "$ROOT/tests/Guest/target.sh"
 results=$ROOT/build/test-results/Boot$VARIANT
-# Removes the results of an earlier run, so that they are not taken for this one's.
+# Remove the results of an earlier run, so that they are not mistaken for those of this run.
 rm -rf "$results"
 KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" "$(kernel_package)" "$ARCH")
 NBD_KERNEL=$KERNEL

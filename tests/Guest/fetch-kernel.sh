@@ -2,7 +2,7 @@
 # fetch-kernel.sh CACHE PACKAGE[/SUITE] [ARCH]: fetches a Debian kernel into CACHE without installing it, and prints its folder,
 # CACHE/RELEASE. The folder has vmlinux, which QEMU starts, and lib/modules/RELEASE. PACKAGE is a metapackage such as
 # linux-image-6.12-cloud-amd64 of SUITE (bookworm) for ARCH (this machine's), such as linux-image-cloud-amd64/trixie-backports, or the
-# kernel itself, such as linux-image-5.10.0-45-cloud-arm64. A kernel of the same metapackage that was fetched earlier is not fetched again.
+# kernel itself, such as linux-image-5.10.0-45-cloud-arm64. A kernel that was fetched earlier from the same metapackage is used again.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
@@ -20,7 +20,7 @@ if [ -n "$folder" ]; then
     exit
 fi
 
-# A name with a whole version is that of the kernel itself.
+# A name with a complete version is that of the kernel package itself.
 depends=--depends
 case $meta in linux-image-[0-9]*.[0-9]*.[0-9]*) depends= ;; esac
 # shellcheck disable=SC2086 # one word or none
@@ -46,8 +46,8 @@ number() { od -An -v -j "$1" -N "$2" -t "u$2" "$image" | tr -d ' '; }
 # bytes OFFSET LENGTH: prints that part of the image.
 bytes() { tail -c "+$(($1 + 1))" "$image" | { head -c "$2"; cat >/dev/null; }; }
 
-# QEMU gets an uncompressed kernel. For x86-64 that avoids the slowest part of a boot without hardware virtualisation (PVH); for arm64 it is
-# the only supported form.
+# QEMU gets an uncompressed kernel. For x86-64 (PVH boot) that avoids decompression, the slowest part of a boot without hardware
+# virtualisation. For arm64 it is the only supported form.
 if [ "$(number 4 4)" = 1735223674 ]; then
     # "zimg", an EFI image with a packed one inside: its offset at 8, its length at 12 (drivers/firmware/efi/libstub/zboot-header.S).
     bytes "$(number 8 4)" "$(number 12 4)" >payload
@@ -64,7 +64,7 @@ case $(od -An -N4 -t x1 payload | tr -d ' ') in
     1f8b*) gzip -dc payload >vmlinux 2>/dev/null || true ;;
 esac
 rm -f payload
-# Any other compression, or none: the kernel is started unchanged.
+# With any other compression, or none, use the image unchanged.
 [ -s vmlinux ] || cp "$image" vmlinux
 echo "$meta" >.complete
 echo "$folder"

@@ -22,7 +22,7 @@ install -m 0755 "$here/init" "$root/init"
 : >"$root/modules/order"
 for module in "$@"; do
     modprobe -d "$kernel" -S "$release" --show-depends "$module" | while read -r kind path _; do
-        # "builtin": there is nothing to load.
+        # Skip a "builtin" module, which need not be loaded.
         [ "$kind" = insmod ] || continue
         name=$(basename "${path%.xz}")
         if grep -qx "$name" "$root/modules/order"; then continue; fi

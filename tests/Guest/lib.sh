@@ -46,10 +46,10 @@ archive() {
 }
 
 # boot [-a ARCHIVE] [-i INIT] [-k WORDS] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns
-# the status of its /test.sh. After SECONDS (default: 600, many times what any of the tests takes) the guest counts as hanging.
-# A DRIVE is the text after "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS are appended to
-# the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or
-# 0 if the guest was off by then. 124: no answer in time; 125: the guest ended without an answer.
+# the status of its /test.sh. After SECONDS (default: 600, which is many times the duration of any test) the guest is killed. A DRIVE is the
+# text after "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS are appended to the kernel
+# command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT". Other results: 137
+# after a SIGKILL by -c, 124 after SECONDS, and 125 if the guest ended without a status.
 boot() {
     local name=guest init=/init words='' log=console cut='' limit=600 other='' drives=() drive option line status='' code=0 OPTIND=1
     while getopts a:i:k:l:c:t: option; do
@@ -61,12 +61,12 @@ boot() {
     shift $((OPTIND - 1))
     for drive in "$@"; do drives+=(-drive "if=virtio,$drive"); done
 
-    # TCG emulation works everywhere, hardware virtualisation does not; nothing here is measured.
+    # Use TCG emulation, because hardware virtualisation does not work everywhere, and these tests do not measure speed.
     rm -f "$log.fifo"
     mkfifo "$log.fifo"
-    # Without no_timer_check a kernel panics if the host is so busy that no timer interrupt arrives within the kernel's check of some ticks.
-    # Several processors all run on one thread: kernels that patch code while another processor runs it have crashed with one thread for
-    # each. Pointers are signed with a cheaper algorithm than the architecture recommends, which takes half of an emulated processor's time.
+    # no_timer_check: otherwise a kernel panics if the host is so busy that no timer interrupt arrives during the kernel's check.
+    # thread=single: with a thread for each processor, kernels that patch code while another processor runs it have crashed. pauth-impdef:
+    # the architecture's own algorithm for signing pointers takes half of an emulated processor's time.
     local machine console=ttyS0
     case $ARCH in
         amd64) machine=(qemu-system-x86_64 -cpu max) ;;
@@ -114,13 +114,13 @@ after() {
     ) >/dev/null 2>&1 </dev/null &
 }
 
-# fresh BACKING FORMAT OVERLAY: creates an empty qcow2 overlay. Until the guest flushes, QEMU keeps in its own memory which clusters of a
-# fresh overlay are in use. So a SIGKILL of QEMU loses exactly the data written there and not flushed. (On a raw image it loses nothing.)
+# fresh BACKING FORMAT OVERLAY: creates an empty qcow2 overlay. Until the guest flushes, only QEMU's own memory records which clusters of a
+# fresh overlay are in use. So a SIGKILL of QEMU loses exactly the unflushed data. (With a raw image it would lose nothing.)
 fresh() {
     qemu-img create -q -f qcow2 -F "$2" -b "$(realpath "$1")" "$3"
 }
 
-# same IMAGE FORMAT RAW: whether both hold the same bytes.
+# same IMAGE FORMAT RAW: true if both hold the same bytes.
 same() {
     qemu-img compare -q -f "$2" -F raw "$1" "$3"
 }

@@ -1,5 +1,6 @@
 # Runs commands that must be refused because another process uses their storage. The script that includes this file sets $fresh, the path of
-# an untouched COW, and defines a command `say`. The commands run in parallel, because each of them waits two seconds for the locks.
+# a copy of the initial COW, and defines a command `say`. The commands run in parallel, because each of them waits two seconds for the
+# locks.
 rivals=0
 pending=
 
@@ -28,7 +29,7 @@ rival() {
     rivals=$((rivals + 1))
 }
 
-# refused: waits for all of them.
+# refused: waits for all these commands, and records failures.
 refused() {
     # shellcheck disable=SC2086 # a list
     wait $pending

@@ -1,6 +1,6 @@
 #!/bin/bash
-# run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program and runs the tests there; all of them unless some are named.
-# The last line is "N passed, N failed[, N skipped]".
+# run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program, and runs the named tests there, or all tests. The last line is
+# "N passed, N failed[, N skipped]".
 #
 # A test is a folder beside this file. host.sh is its part on the host (lib.sh has the functions for it) and decides what to boot. The file
 # modules names the kernel modules that its guests need. If one is missing, the test is skipped on a kernel that KERNEL_PACKAGE names, and
@@ -18,7 +18,7 @@ cache=$ROOT/build/guest
 "$ROOT/build.sh" guest-deps
 . "$HERE/target.sh"
 results=$ROOT/build/test-results/Guest$VARIANT
-# Removes the results of an earlier run, so that they are not taken for this one's.
+# Remove the results of an earlier run, so that they are not mistaken for those of this run.
 rm -rf "$results"
 KERNEL=$("$HERE/fetch-kernel.sh" "$cache" "${KERNEL_PACKAGE:-$(kernel_package)}" "$ARCH")
 work=$(mktemp -d)
@@ -27,7 +27,7 @@ trap 'exit 1' INT TERM
 echo "starting virtual machines: all tests take 8 to 20 minutes on two cores, more in another architecture"
 echo "kernel: $(basename "$KERNEL"), $ARCH, pages of $PAGES"
 
-# has MODULE: whether the kernel has it, in a file or built in.
+# has MODULE: true if the kernel has it, in a file or built in.
 has() {
     modprobe -d "$KERNEL" -S "$(basename "$KERNEL")" --show-depends "$1" >/dev/null 2>&1
 }
@@ -80,7 +80,7 @@ for test in "${tests[@]}"; do
     fi
     rm -rf "${work:?}/$test"
 done
-# In the format of the other test results, so that tests/sum.sh adds them up.
+# Write the results in the format of the other tests, so that tests/sum.sh can add them up.
 mkdir -p "$results"
 total=$((passed + failed + skipped))
 echo "<Counters total=\"$total\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Guest$VARIANT.trx"

@@ -1,6 +1,6 @@
 # Common code of guests that serve a merged view. The script that includes this file sets these variables: $kind, the value of `--device`;
 # $options, its further options; $device, the path of the resulting device; $files, the folder with the files of files.sum. It also defines
-# a command `gone`: true if nothing is left of the device.
+# a command `gone`, which is true if the device does not exist any more.
 failed=0
 
 # say WORD …: prints a line that the host shows.
@@ -8,7 +8,7 @@ say() {
     echo "$kind: $*"
 }
 
-# check WHAT COMMAND …
+# check WHAT COMMAND …: the command must succeed.
 check() {
     what=$1
     shift
@@ -19,7 +19,7 @@ check() {
     failed=1
 }
 
-# expect CODE WHAT COMMAND …
+# expect CODE WHAT COMMAND …: the command must end with CODE.
 expect() {
     wanted=$1
     what=$2
@@ -49,7 +49,7 @@ serve_slowly() {
     check "a merge on request" snapuserd ctl merge --socket /tmp/control
 }
 
-# faster: removes the limit; while a server restarts, it has no socket for a moment.
+# faster: removes the limit. Repeats the request, because there is no socket for a moment while a server restarts.
 faster() {
     until snapuserd ctl rate off --socket /tmp/control >/tmp/output 2>&1; do usleep 100000; done
 }
@@ -63,13 +63,13 @@ stop() {
     gone || { say "FAILED: $device is still there"; failed=1; }
 }
 
-# files: all files have the expected contents.
+# files: checks that all files have the expected contents.
 files() {
     echo 3 >/proc/sys/vm/drop_caches
     (cd "$files" && sha256sum -c /files.sum)
 }
 
-# image: the device has the expected contents.
+# image: checks that the device has the expected contents.
 image() {
     echo 3 >/proc/sys/vm/drop_caches
     dd if="$device" bs=1M 2>/dev/null | sha256sum | cmp - /image.sum
@@ -80,7 +80,7 @@ merged() {
     snapuserd inspect --cow /dev/vda 2>&1 | sed -n 's/^Merge ops: *//p'
 }
 
-# await: waits until at least one op is merged.
+# await: waits until at least one op is merged, but not for ever.
 await() {
     tries=0
     while [ "$tries" -lt 6000 ] && [ "$(merged | cut -d ' ' -f 1)" = 0 ]; do
@@ -89,7 +89,7 @@ await() {
     done
 }
 
-# midway COUNT: COUNT, the output of merged, is neither zero nor complete.
+# midway COUNT: true if COUNT, the output of merged, is neither zero nor complete.
 midway() {
     [ "${1%% *}" -gt 0 ] && [ "${1%% *}" -lt "${1##* }" ]
 }
@@ -111,10 +111,10 @@ enough() {
     : >/tmp/enough
     wait "$reader"
     say "$(wc -l </tmp/rounds) rounds of all files and the image, through the kills"
-    [ ! -e /tmp/lost ] || { say "FAILED: readers saw errors or other bytes: $(sort /tmp/lost | uniq -c | tr '\n' ' ')"; failed=1; }
+    [ ! -e /tmp/lost ] || { say "FAILED: readers saw errors or wrong data: $(sort /tmp/lost | uniq -c | tr '\n' ' ')"; failed=1; }
 }
 
-# to_the_end: waits until everything is merged; the view must still be the image.
+# to_the_end: waits until everything is merged, and checks that the device still shows the image.
 to_the_end() {
     tries=0
     while [ "$tries" -lt 1500 ]; do

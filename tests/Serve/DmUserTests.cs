@@ -217,7 +217,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Stop_gets_threads_out_of_waiting_for_a_request()
+    public void Stop_interrupts_threads_that_wait_for_a_request()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         for (int i = 0; i < 20; i++)

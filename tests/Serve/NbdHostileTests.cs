@@ -104,7 +104,8 @@ public sealed class NbdHostileTests
         Assert.Equal(silent.Count + stalledReaders.Count, fixture.Reports.Count);
         Assert.Equal(silent.Count,
             fixture.Reports.Count(r => r.Contains("not finish the handshake within 30 s", StringComparison.Ordinal)));
-        Assert.Equal(stalledReaders.Count, fixture.Reports.Count(r => r.Contains("read nothing of its replies for 30 s", StringComparison.Ordinal)));
+        Assert.Equal(stalledReaders.Count,
+            fixture.Reports.Count(r => r.Contains("read nothing of its replies for 30 s", StringComparison.Ordinal)));
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
 

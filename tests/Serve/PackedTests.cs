@@ -5,13 +5,13 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>The largest values of fields that have fewer bits than their type.</summary>
+/// <summary>Tests the largest values of packed fields, and offsets made of several fields.</summary>
 public sealed class PackedTests
 {
     [Fact]
-    public void Ublk_offsets_of_the_last_queue_and_tag_do_not_meet_others()
+    public void Ublk_offsets_of_the_last_queue_and_tag_do_not_overlap_others()
     {
-        // The maximum of the kernel's interface: 12 bits of queue, 16 of tag (of which it uses 12), 25 of bytes.
+        // The maximum of the kernel's interface: 12 bits for the queue, 16 for the tag (of which it uses 12), and 25 for the byte.
         const int queue = 4095, tag = UblkAbi.UBLK_MAX_QUEUE_DEPTH - 1;
         long last = UblkAbi.UserCopyOffset(queue, tag);
         Assert.Equal(UblkAbi.UserCopyOffset(0, 0) + ((long)queue << 41) + ((long)tag << 25), last);
@@ -26,7 +26,7 @@ public sealed class PackedTests
     }
 
     [Fact]
-    public void Nbd_request_holds_every_field_at_its_largest()
+    public void Nbd_request_holds_the_largest_value_of_every_field()
     {
         byte[] bytes = NbdClient.Request(ushort.MaxValue, ulong.MaxValue, ulong.MaxValue, uint.MaxValue, ushort.MaxValue);
         Assert.Null(NbdRequest.Parse(bytes, out NbdRequest request));
@@ -34,20 +34,20 @@ public sealed class PackedTests
     }
 
     /// <summary>
-    /// The offset at which ublk_ch_mmap of Linux looks for a queue: the offset divided by the mapping size of the deepest queue, without a
-    /// remainder. Also the only length that it accepts.
+    /// Linux (ublk_ch_mmap) expects the descriptors of queue N at N times the mapping size of the deepest queue, and accepts only the
+    /// length of the actual queue, rounded up to pages.
     /// </summary>
     [Theory]
     [InlineData(4 << 10, 96 << 10)]
     [InlineData(16 << 10, 96 << 10)]
     [InlineData(64 << 10, 128 << 10)]
-    public void Descriptors_of_a_ublk_queue_are_mapped_from_where_a_kernel_with_such_pages_has_them(int page, int stride)
+    public void Descriptor_offset_of_a_ublk_queue_matches_the_kernels_page_size(int page, int stride)
     {
         foreach (int queue in (ReadOnlySpan<int>)[0, 1, 2, 3, 4, 63, UblkAbi.UBLK_MAX_NR_QUEUES - 1])
         {
             long offset = UblkAbi.DescriptorOffset(queue, page);
             Assert.Equal(UblkAbi.UBLKSRV_CMD_BUF_OFFSET + ((long)queue * stride), offset);
-            // mmap itself only accepts page-aligned offsets.
+            // mmap accepts only page-aligned offsets.
             Assert.Equal(0, offset % page);
             Assert.True(offset < UblkAbi.UBLKSRV_IO_BUF_OFFSET);
         }

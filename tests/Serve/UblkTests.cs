@@ -12,14 +12,14 @@ namespace Snapuserd.Tests.Serve;
 
 public sealed class UblkTests
 {
-    /// <summary>Bytes of memory for one queue with two concurrent reads.</summary>
+    /// <summary>Memory in bytes that is enough for one queue with two concurrent reads.</summary>
     private const int SmallMemory = 1 << 20;
 
-    /// <summary>Beyond the kernel's largest process number, which is 4194304.</summary>
+    /// <summary>No process has this ID, because the kernel's largest is 4194304.</summary>
     private const int NoProcess = int.MaxValue;
 
     [Fact]
-    public void Started_when_every_tag_is_fetched_and_deleted_when_every_tag_is_back()
+    public void Device_is_started_after_every_tag_is_fetched_and_deleted_after_every_tag_is_returned()
     {
         using Case test = new(new UblkOptions { Queues = 2, Depth = 8 });
         Assert.Equal(test.Driver.PathOf(0), test.Server.Start());
@@ -35,7 +35,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Only_a_device_that_is_made_or_taken_over_is_called_ours()
+    public void Ours_is_called_only_for_a_device_that_is_added_or_taken_over()
     {
         int ours = 0;
         using Case made = new(new UblkOptions { Id = 0, Ours = () => ours++ });
@@ -54,7 +54,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Reads_beyond_what_is_read_at_a_time_wait_their_turn_and_all_get_their_bytes()
+    public void More_requests_than_concurrent_reads_wait_and_all_get_their_data()
     {
         using Case test = new(new UblkOptions { Depth = 128, MemoryBytes = SmallMemory });
         test.Server.Start();
@@ -63,7 +63,7 @@ public sealed class UblkTests
         int most = (int)test.Driver.Info.MaxIoBufBytes / 512;
         for (int round = 0; round < 4; round++)
         {
-            // No tag is used twice in a round, so the bytes that the server wrote for it can be checked afterwards.
+            // Each tag is used once per round, so the data that the server wrote for it can be checked afterwards.
             List<(FakeUblk.TaskResult Request, int Sector, int Sectors)> posted = [];
             for (int i = 0; i < test.Driver.Info.NrHwQueues * test.Driver.Info.QueueDepth; i++)
             {
@@ -80,7 +80,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Every_request_gets_one_answer_and_only_reads_get_bytes()
+    public void Every_request_gets_one_result_and_only_reads_succeed_with_data()
     {
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();
@@ -96,7 +96,7 @@ public sealed class UblkTests
         Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, most + 1));
         Assert.Equal(512, Answer(UBLK_IO_OP_READ, end - 1, 1));
         Assert.Null(test.Server.Failure);
-        // Counts reads of the view, not requests that the server itself refuses.
+        // Only reads of the view are counted, not requests that the server itself refuses.
         Assert.Equal(4, test.Fixture.View.Times.Reads);
         Assert.InRange(test.Fixture.View.Times.WorstMicroseconds, 1, 60_000_000);
 
@@ -106,7 +106,7 @@ public sealed class UblkTests
     [Theory]
     [InlineData(0UL)]
     [InlineData(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_CMD_IOCTL_ENCODE)]
-    public void Older_driver_is_refused_before_anything_is_made(ulong features)
+    public void Older_driver_is_refused_before_a_device_is_added(ulong features)
     {
         using Case test = new(new UblkOptions());
         test.Driver.Features = features;
@@ -117,7 +117,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Device_of_a_living_server_is_left_alone()
+    public void Device_of_a_live_server_is_not_touched()
     {
         using Case test = new(new UblkOptions { Id = 3 });
         test.Driver.Leave(UBLK_S_DEV_LIVE, Libc.GetPid(), 0, 8);
@@ -144,20 +144,20 @@ public sealed class UblkTests
     }
 
     [Theory]
-    // Killed while it served.
+    // The previous server was killed while it served.
     [InlineData("11", false, "recover|recovered")]
-    // Killed after START_USER_RECOVERY, which the driver refuses from then on.
+    // It was killed after START_USER_RECOVERY, which the driver then refuses.
     [InlineData("00", false, "recovered")]
-    // Killed between the fetches of two queues: the driver would follow a null pointer.
+    // It was killed between the fetches of two queues. START_USER_RECOVERY would make the driver dereference a null pointer.
     [InlineData("10", false, "complete 1|recover|recovered")]
     [InlineData("01", false, "complete 0|recover|recovered")]
     [InlineData("1101", false, "complete 2|recover|recovered")]
     [InlineData("0010", false, "complete 0 1 3|recover|recovered")]
-    // An earlier version mapped first. Only START_USER_RECOVERY makes the driver drop that mapping.
+    // It was an earlier version, which mapped before it fetched. Only START_USER_RECOVERY makes the driver drop that mapping.
     [InlineData("00", true, "recover|recovered")]
     [InlineData("11", true, "recover|recovered")]
     [InlineData("00000000", true, "recover|recovered")]
-    public void Server_killed_at_any_point_leaves_a_device_that_is_taken_over(string recorded, bool mappedByDead, string log)
+    public void Device_is_taken_over_after_a_kill_at_any_point(string recorded, bool mappedByDead, string log)
     {
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
@@ -190,7 +190,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Queue_that_answers_otherwise_is_left_alone_with_a_remedy()
+    public void Queue_in_an_unknown_state_is_not_touched_and_the_error_names_a_remedy()
     {
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
@@ -205,7 +205,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Device_that_the_driver_calls_live_without_a_server_is_made_anew()
+    public void Live_device_without_a_server_is_removed_and_added_again()
     {
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
@@ -233,7 +233,7 @@ public sealed class UblkTests
     }
 
     [RootFact]
-    public void Tags_of_a_new_device_are_fetched_without_the_capability_that_would_have_partitions_looked_for()
+    public void Tags_of_a_new_device_are_fetched_without_CAP_SYS_ADMIN_to_prevent_a_partition_scan()
     {
         using Case test = new(new UblkOptions { Queues = 2, Depth = 4 });
         test.Server.Start();
@@ -241,7 +241,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Device_that_cannot_be_taken_over_to_the_end_goes_on_waiting()
+    public void Device_whose_take_over_fails_continues_to_wait()
     {
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
@@ -266,7 +266,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Device_of_a_killed_server_that_is_not_ours_is_left_alone()
+    public void Device_of_another_program_is_not_touched_even_if_its_server_was_killed()
     {
         using Case test = new(new UblkOptions { Id = 0 });
         test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, 5, (ulong)test.Fixture.View.Length / 512);
@@ -276,11 +276,11 @@ public sealed class UblkTests
 
     [Theory]
     [InlineData(UBLK_S_DEV_QUIESCED, NoProcess, true)]
-    // The driver notices its server's death only some time later.
+    // The driver has not noticed yet that the server is dead.
     [InlineData(UBLK_S_DEV_LIVE, NoProcess, true)]
     [InlineData(UBLK_S_DEV_LIVE, 1, false)]
     [InlineData(UBLK_S_DEV_DEAD, NoProcess, false)]
-    public void Device_waits_for_a_server_from_the_death_of_its_own_on(ushort state, int process, bool waits)
+    public void Device_waits_for_the_next_server_after_its_server_has_died(ushort state, int process, bool waits)
     {
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
@@ -293,7 +293,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Refused_command_is_told_and_the_device_can_still_be_removed()
+    public void Refused_command_is_reported_and_the_device_can_still_be_removed()
     {
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();
@@ -304,7 +304,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Device_that_another_program_stops_is_trouble()
+    public void Stop_of_the_device_by_another_program_is_a_failure()
     {
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();
@@ -316,7 +316,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Merge_stops_when_the_device_has_failed_because_its_readers_wait_for_the_next_server()
+    public void Merge_stops_when_the_device_has_failed()
     {
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();
@@ -333,7 +333,7 @@ public sealed class UblkTests
     [InlineData(12 << 20, 1)]
     [InlineData(3 << 20, 4)]
     [InlineData(1 << 20, 2)]
-    public void Buffers_stay_within_the_memory(int memory, int queues)
+    public void Buffers_fit_into_the_memory_limit(int memory, int queues)
     {
         foreach (int perRead in new[] { 136 << 10, 392 << 10 })
         {

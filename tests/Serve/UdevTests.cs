@@ -8,7 +8,7 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Mapped devices and udev: cookies, semaphores, and a udev that does not answer.</summary>
+/// <summary>Tests mapped devices with udev: cookies, semaphores, and a udev that does not complete a cookie.</summary>
 public sealed class UdevTests
 {
     private static readonly MapperTarget s_served = new("/dev/ublkb0", 259, 7, 2048, true);
@@ -30,7 +30,7 @@ public sealed class UdevTests
         device.Remove();
     }
 
-    /// <summary>Takes a cookie, raises the event as the kernel does, and waits.</summary>
+    /// <summary>Takes a cookie, sends the event as the kernel does, and waits.</summary>
     private static bool Wait(FakeUdev udev)
     {
         using UdevCookie cookie = UdevCookie.Take(udev, 253, 0);
@@ -39,7 +39,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Every_resume_and_the_removal_are_waited_for_and_no_semaphore_stays()
+    public void Every_resume_and_the_removal_wait_for_udev_and_no_semaphore_remains()
     {
         FakeMapper kernel = new();
         kernel.Udev.IsThere = true;
@@ -53,7 +53,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Without_udev_events_have_the_flag_and_nothing_is_waited_for()
+    public void Without_udev_events_have_only_the_flag_and_there_is_no_wait()
     {
         FakeMapper kernel = new();
         Live(kernel);
@@ -62,7 +62,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Rules_are_placed_before_the_device_is_made_and_only_with_a_device()
+    public void Rules_are_placed_only_before_a_device_is_created()
     {
         FakeMapper kernel = new();
         bool placedFirst = false;
@@ -78,7 +78,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Semaphore_is_one_as_libdevmapper_makes_it()
+    public void Semaphore_has_the_key_and_value_of_libdevmapper()
     {
         FakeUdev udev = Running;
         udev.Draws.Enqueue(0xabcd_1234);
@@ -89,7 +89,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Cookie_is_never_zero_nor_another_programs()
+    public void Cookie_is_not_zero_and_not_that_of_another_program()
     {
         FakeUdev udev = Running;
         int another = udev.CreateSemaphores(Key | 7, 1);
@@ -101,7 +101,7 @@ public sealed class UdevTests
     [Theory]
     [InlineData(Errno.ENOSYS)]
     [InlineData(Errno.ENOSPC)]
-    public void Without_semaphores_events_have_the_flag(int errno)
+    public void Without_semaphores_events_have_only_the_flag(int errno)
     {
         FakeUdev udev = Running;
         udev.CreationFails = errno;
@@ -114,7 +114,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Event_that_the_kernel_did_not_raise_is_not_waited_for()
+    public void There_is_no_wait_if_the_kernel_sent_no_event()
     {
         FakeMapper kernel = new() { WithoutEvents = true };
         kernel.Udev.IsThere = true;
@@ -139,13 +139,13 @@ public sealed class UdevTests
     [Theory]
     // udev does nothing.
     [InlineData(-1, 0, long.MaxValue, 6000)]
-    // udev reports that it is busy, forever.
+    // udev reports all the time that it is busy.
     [InlineData(-1, 1_000_000, long.MaxValue, 31_000)]
-    // udev was busy for ten seconds and does not support cookies.
+    // udev is busy for ten seconds and does not support cookies.
     [InlineData(-1, 10_000, long.MaxValue, 11_150)]
     // udev ends during the wait.
     [InlineData(2000, 10_000, 2025L, 2050)]
-    public void Udev_that_does_not_answer_delays_and_does_not_hang(int answersAfter, int busyFor, long endsAt, long until)
+    public void Wait_for_udev_has_a_limit(int answersAfter, int busyFor, long endsAt, long until)
     {
         FakeUdev udev = Running;
         (udev.AnswersAfter, udev.BusyFor, udev.EndsAt) = (answersAfter, busyFor, endsAt);
@@ -154,9 +154,9 @@ public sealed class UdevTests
         Assert.Empty(udev.Sets);
     }
 
-    /// <summary>udev processes the event in less than one polling interval, so no poll sees it busy.</summary>
+    /// <summary>udev processes the event in less than one polling interval, so no poll finds it busy.</summary>
     [Fact]
-    public void Udev_that_does_not_know_cookies_is_not_waited_for_when_its_database_says_that_it_is_done()
+    public void Wait_for_a_udev_without_cookies_ends_after_its_database_entry_changes()
     {
         FakeUdev udev = Running;
         (udev.AnswersAfter, udev.WritesEntries) = (-1, true);
@@ -165,7 +165,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Busy_udev_is_waited_for()
+    public void Wait_for_a_busy_udev_is_long_enough()
     {
         FakeUdev udev = Running;
         (udev.AnswersAfter, udev.BusyFor) = (20_000, 20_000);
@@ -173,7 +173,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Device_is_there_although_udev_does_not_answer()
+    public void Node_is_created_even_if_udev_does_not_complete_the_cookie()
     {
         FakeMapper kernel = new();
         (kernel.Udev.IsThere, kernel.Udev.AnswersAfter) = (true, -1);
@@ -183,7 +183,7 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Signals_do_not_end_the_wait_and_udevcomplete_all_does()
+    public void Signals_do_not_end_the_wait_but_udevcomplete_all_does()
     {
         FakeUdev udev = Running;
         udev.Interruptions = 10;
@@ -194,11 +194,11 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Semaphores_of_killed_processes_are_removed_and_no_others()
+    public void Only_semaphores_of_killed_processes_are_removed()
     {
         FakeUdev udev = Running;
-        // Four semaphores: libdevmapper's; one of a program unrelated to the device mapper that carries our mark by chance; one of a live
-        // server; one of a killed server.
+        // Four sets: one of libdevmapper; one of an unrelated program, with the same owner mark but another key; one of a live server; and
+        // one of a killed server.
         int library = udev.CreateSemaphores(Key | 1, 1);
         int foreign = udev.CreateSemaphores(0x1234_0001, 2);
         udev.SetSemaphore(foreign, 1, 0x5355);
@@ -212,14 +212,14 @@ public sealed class UdevTests
     }
 
     [Fact]
-    public void Rules_of_the_program_are_those_of_the_ramdisks()
+    public void Rules_in_the_program_equal_those_for_ramdisks()
     {
         string folder = Path.Combine(Binary.Root, "src/packaging/udev");
         Assert.Equal(Directory.GetFiles(folder).Select(Path.GetFileName).Order(), UdevRules.Files.Select(file => file.Name));
         foreach ((string name, string text) in UdevRules.Files) Assert.Equal(File.ReadAllText(Path.Combine(folder, name)), text);
     }
 
-    /// <summary>Uses the kernel's semaphores, where this machine permits it.</summary>
+    /// <summary>Tests the kernel's own semaphores.</summary>
     [Fact]
     public void System_semaphores_are_created_counted_down_and_removed()
     {

@@ -13,7 +13,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Equivalents of Android's own read tests, and failures of single reads.</summary>
+/// <summary>Tests reads with equivalents of Android's own tests, and failures of single reads.</summary>
 public sealed class ViewCaseTests(ITestOutputHelper output)
 {
     private const int Block = CowOp.BlockSize;
@@ -54,13 +54,13 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// Copies from the next region, raw data, zeros, raw data, and Xors that read half a block before their own; listed in descending
-    /// order.
+    /// Five regions: copies from the next region, compressible data, zeros, random data, and Xors whose source begins half a block before
+    /// their own block. Copies and Xors are in descending order.
     /// </summary>
     [Theory]
     [InlineData(2, CowCompression.Gz)]
     [InlineData(3, CowCompression.Lz4)]
-    public void Five_regions_are_right_before_during_and_after_the_merge_and_over_stops(int version, CowCompression compression)
+    public void Five_regions_are_read_correctly_before_and_after_the_merge(int version, CowCompression compression)
     {
         const int Region = 64;
         byte[] old = SmallCases.Random(5, 5 * Region);
@@ -74,7 +74,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         for (uint i = 0; i < Region; i++) cow.Replace(Region + i, Patterned((int)i, 1));
         for (uint i = 0; i < Region; i++) cow.Zero((2 * Region) + i);
         for (uint i = 0; i < Region; i++) cow.Replace((3 * Region) + i, SmallCases.Random(i, 1));
-        // Each Xor reads the block that it overwrites and the one before, so only the journal makes it safe to merge.
+        // Each Xor reads the block that it overwrites and the one before, so it is safe to merge only with the scratch area.
         for (int i = Region - 1; i >= 0; i--)
             cow.Xor((uint)((4 * Region) + i), (ulong)((((4 * Region) + i) * Block) - 2048), Patterned(i, 1));
         byte[] target = NaiveMerger.Merge(cow, old);
@@ -104,7 +104,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     [InlineData(128, CowCompression.Lz4)]
     [InlineData(256, CowCompression.Zstd)]
     [InlineData(256, CowCompression.Gz)]
-    public void Units_of_every_size_are_right_in_pieces_of_every_size_before_and_after_the_merge(int factorKib, CowCompression compression)
+    public void Units_of_every_size_are_read_correctly_in_pieces_before_and_after_the_merge(int factorKib, CowCompression compression)
     {
         const int Quarter = 128;
         int unit = factorKib / 4;
@@ -124,7 +124,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
             using ReadContext context = fixture.Reader(1, 4 << 20);
             for (long at = 0; at < target.Length; at += factorKib << 10)
                 Check(fixture, context, target, at, (int)Math.Min(factorKib << 10, target.Length - at));
-            // Read block by block, each unit is decoded once.
+            // If units are read block by block, each is decoded only once.
             using (ReadContext single = fixture.Reader())
             {
                 for (long at = 0; at < Quarter * Block; at += Block) Check(fixture, single, target, at, Block);
@@ -180,7 +180,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void A_source_of_its_own_and_the_base_by_another_path_are_read_right(bool separate)
+    public void A_separate_source_and_the_base_by_another_path_are_read_correctly(bool separate)
     {
         byte[] old = SmallCases.Random(1, 20), source = separate ? SmallCases.Random(2, 30) : old;
         CowBuilder cow = new CowBuilder().Copy(3, 4).Copy(4, 12).Xor(5, (ulong)(13 * Block) + 37, SmallCases.Random(8, 1)).Copy(7, 7)
@@ -195,7 +195,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
-    public void A_merge_that_Android_left_half_done_is_served_without_merging_and_while_it_is_finished(string name)
+    public void Merge_that_Android_has_begun_is_read_correctly_before_and_after_it_is_completed(string name)
     {
         byte[] target = Golden.New;
         using ViewFixture fixture = new(Golden.HalfCow(name), Golden.HalfBase(name));
@@ -239,7 +239,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void A_COW_that_is_truncated_while_it_is_served_fails_what_needs_it_and_nothing_else()
+    public void Truncated_COW_fails_only_the_reads_that_need_the_missing_part()
     {
         byte[] old = SmallCases.Random(1, 32);
         CowBuilder cow = new();
@@ -261,12 +261,13 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// Real threads, a merge that reuses its windows, and a checkpoint every few blocks: interleavings that the simulator cannot produce.
+    /// Uses real threads, whose interleavings the simulator cannot produce, a merge that reuses its windows, and a checkpoint every few
+    /// blocks.
     /// </summary>
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Many_readers_beside_a_merge_in_windows_and_chains_see_the_target_and_nothing_else(bool ring)
+    public void Readers_see_only_the_target_while_windows_and_chains_are_merged(bool ring)
     {
         const int Blocks = 900;
         long reads = 0;

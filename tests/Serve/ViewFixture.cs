@@ -8,7 +8,7 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Serve;
 
 /// <summary>
-/// A COW and its base as files, the engine over them, and a view of the merge. The engine belongs to the thread that made the fixture.
+/// A COW and its base as files, the engine over them, and a view of the merge. Only the thread that created the fixture may use the engine.
 /// </summary>
 internal sealed class ViewFixture : IDisposable
 {
@@ -72,7 +72,7 @@ internal sealed class ViewFixture : IDisposable
 
     internal StopFlag Stop { get; } = new();
 
-    /// <summary>Tells readers where the contents of each op are.</summary>
+    /// <summary>Tells readers from where they must read each op.</summary>
     internal ReaderGate Gate { get; }
 
     /// <summary>The last message about a read that failed.</summary>

@@ -14,16 +14,18 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Which requests a read of the view sends to the devices, in which rounds, and what it keeps for the next read.</summary>
+/// <summary>
+/// Tests which requests a read of the view sends to the devices, in which rounds, and which units it caches for the next read.
+/// </summary>
 public sealed class ViewRequestTests
 {
     private const int Block = CowOp.BlockSize;
 
-    /// <summary>The limits of a round: pieces and items, and bytes of payloads.</summary>
+    /// <summary>The limits of a round: the number of requests or payloads, and the bytes of payloads.</summary>
     private const int MostPieces = 256, StoredBytes = 128 << 10;
 
     [Fact]
-    public void Neighbours_on_device_and_in_image_are_one_request()
+    public void Data_adjacent_on_the_device_and_in_the_image_is_one_request()
     {
         byte[] old = SmallCases.Random(1, 16);
         CowBuilder cow = new CowBuilder().Zero(4).Replace(8, SmallCases.Random(2, 1)).Copy(10, 2).Copy(11, 3).Copy(12, 9);
@@ -33,7 +35,7 @@ public sealed class ViewRequestTests
         requests.Check(0, 16 * Block,
             [[(1, 0, 4 * Block), (1, 5 * Block, 3 * Block), (0, raw, Block), (1, 9 * Block, Block), (1, 2 * Block, 2 * Block),
                 (1, 9 * Block, Block), (1, 13 * Block, 3 * Block)]]);
-        // A single byte of the next block that an op writes, or of the one before.
+        // Reads that include a single byte of the next or previous block with an op.
         requests.Check(3 * Block, Block + 1, [[(1, 3 * Block, Block)]]);
         requests.Check((3 * Block) + 1, Block - 1, [[(1, (3 * Block) + 1, Block - 1)]]);
         requests.Check((5 * Block) - 1, Block + 1, [[(1, 5 * Block, Block)]]);
@@ -48,7 +50,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Round_has_256_requests()
+    public void Round_has_at_most_256_requests()
     {
         const int Blocks = 300;
         byte[] old = SmallCases.Random(1, 2 * Blocks);
@@ -61,7 +63,7 @@ public sealed class ViewRequestTests
             requests.Read(0, Blocks * Block);
             Assert.Equal([MostPieces, Blocks - MostPieces], requests.Rounds.Select(round => round.Count));
         }
-        // A queue with a smaller depth gets the requests one after the other.
+        // A queue with a smaller depth gets the requests of a round in several groups.
         using Requests narrow = new(fixture, target, depth: 16);
         narrow.Read(0, Blocks * Block);
         Assert.Equal(Blocks, narrow.Rounds.Sum(round => round.Count));
@@ -69,7 +71,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Round_has_256_payloads_of_which_neighbours_are_read_at_once()
+    public void Round_has_at_most_256_payloads_and_adjacent_ones_are_one_request()
     {
         const int Blocks = 300;
         byte[] old = SmallCases.Random(1, Blocks);
@@ -83,7 +85,7 @@ public sealed class ViewRequestTests
         Assert.Equal(Blocks, requests.Reader.Decodes);
     }
 
-    /// <summary>An Xor takes two requests, which always go into the same round.</summary>
+    /// <summary>An Xor takes two requests, which must be in the same round.</summary>
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
@@ -107,7 +109,7 @@ public sealed class ViewRequestTests
     [Theory]
     [InlineData(0, 1)]
     [InlineData(1, 2)]
-    public void Round_has_payloads_up_to_the_last_byte_of_memory(int over, int rounds)
+    public void Round_uses_the_payload_memory_up_to_the_last_byte(int over, int rounds)
     {
         const int Raw = 31, Half = 2000;
         byte[] old = SmallCases.Random(1, Raw + 2), source = SmallCases.Random(2, Raw + 2);
@@ -120,7 +122,7 @@ public sealed class ViewRequestTests
         requests.Read(0, (Raw + 2) * Block);
         int first = over == 0 ? StoredBytes : StoredBytes - Block + Half;
         Assert.Equal((rounds, (0, cow.DataOffsets[0], first)), (requests.Rounds.Count, requests.Rounds[0][0]));
-        // The source of a partly requested Xor also takes a block of the buffer.
+        // The source of a partly requested Xor also takes a block of the payload memory.
         requests.Rounds.Clear();
         requests.Read(100, (Raw * Block) - 100);
         Assert.Single(requests.Rounds);
@@ -161,7 +163,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Ops_that_are_counted_are_read_from_the_base_and_no_others()
+    public void Only_counted_ops_are_read_from_the_base()
     {
         byte[] old = SmallCases.Random(1, 6), payload = SmallCases.Random(2, 4);
         CowBuilder cow = new();
@@ -221,7 +223,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Reader_takes_as_many_reads_as_it_has_places_and_a_place_that_is_free_again()
+    public void Reader_has_a_fixed_number_of_concurrent_reads()
     {
         byte[] old = SmallCases.Random(1, 8);
         using ViewFixture fixture = new(new CowBuilder().Build(), old);
@@ -260,7 +262,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Reader_that_is_given_up_waits_for_its_requests_and_lets_the_merge_go_on()
+    public void Disposed_reader_waits_for_its_requests_and_leaves_the_gate()
     {
         byte[] old = SmallCases.Random(1, 8);
         using ViewFixture fixture = new(new CowBuilder().Copy(0, 1).Build(), old);
@@ -278,7 +280,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Context_has_a_buffer_for_each_read_and_gives_all_back()
+    public void Context_has_a_buffer_for_each_read_and_frees_all_memory()
     {
         const int Reads = 3, Bytes = 10_000;
         byte[] old = SmallCases.Random(1, 8);
@@ -298,18 +300,18 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Cache_keeps_the_units_that_were_asked_for_last()
+    public void Cache_keeps_the_most_recently_used_units()
     {
         using UnitCache cache = new(3 * Block, Block);
         Assert.False(Has(cache, -2, 0));
         for (int op = 1; op <= 3; op++) cache.Keep(op, Filled((byte)op));
-        // The first is the oldest, and is requested again.
+        // The first unit is the oldest; requesting it makes it the newest.
         Assert.True(Has(cache, 1, 1));
         cache.Keep(4, Filled(4));
         Assert.Equal([true, false, true, true], new[] { 1, 2, 3, 4 }.Select(op => Has(cache, op, op)));
         cache.Keep(5, Filled(5));
         Assert.Equal([false, false, true, true, true], new[] { 1, 2, 3, 4, 5 }.Select(op => Has(cache, op, op)));
-        // An entry that exists stays unchanged, at its place in the order.
+        // A unit that is cached already keeps its content and its place in the order.
         cache.Keep(3, Filled(9));
         cache.Keep(6, Filled(6));
         Assert.Equal([false, true, true, true], new[] { 3, 4, 5, 6 }.Select(op => Has(cache, op, op)));
@@ -326,7 +328,7 @@ public sealed class ViewRequestTests
     [InlineData(Block, 1)]
     [InlineData((3 * Block) - 1, 2)]
     [InlineData(40 * Block, 32)]
-    public void Cache_has_one_to_32_places(int bytes, int places)
+    public void Cache_has_1_to_32_entries(int bytes, int places)
     {
         UnitCache cache = new(bytes, Block);
         for (int op = 0; op <= places; op++) cache.Keep(op, Filled((byte)op));
@@ -337,7 +339,7 @@ public sealed class ViewRequestTests
     }
 
     [Fact]
-    public void Times_are_of_all_reads_and_of_the_slowest()
+    public void Times_count_all_reads_and_record_the_slowest()
     {
         byte[] old = SmallCases.Random(1, 2);
         using ViewFixture fixture = new(new CowBuilder().Build(), old);
@@ -375,7 +377,7 @@ public sealed class ViewRequestTests
     private static byte[] Sized(int stored)
     {
         byte[] random = SmallCases.Random(stored, 1);
-        // LZ4 stores the length of a run in steps, so one more random byte is not always one more byte of payload.
+        // Vary the lengths of the random parts: with LZ4, one more random byte does not always make the payload one byte longer.
         for (int tries = 0; tries < 40 * 60; tries++)
         {
             int end = tries / 60, length = stored - 1 - (tries % 60);

@@ -17,7 +17,8 @@ public sealed class ViewTests
         using ViewFixture fixture = new(Golden.Cow(name), Golden.Old, allowUnsafe: !scratch);
         byte[] target = Golden.New;
         Compare(fixture, target, seed: 1, reads: 300);
-        // An Xor in place without scratch has no location for readers while it is written. Such a COW can be served or merged, not both.
+        // Without a scratch area, an Xor in place cannot be read while it is written. Such a COW can be served or merged, but not both at
+        // once.
         if (!scratch) return;
 
         bool stop = false;

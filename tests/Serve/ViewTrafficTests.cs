@@ -12,7 +12,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Which requests reads of a view send to the devices, what they keep, and what they report.</summary>
+/// <summary>Tests which requests reads of a view send to the devices, which units they cache, and which errors they report.</summary>
 public sealed class ViewTrafficTests
 {
     private const int Block = CowOp.BlockSize;
@@ -55,7 +55,7 @@ public sealed class ViewTrafficTests
         public void Dispose() => inner.Dispose();
     }
 
-    /// <summary>A reader over a recorder, with memory for its reads and one buffer.</summary>
+    /// <summary>A reader with a recorder as its queue, and one buffer.</summary>
     private sealed class Bench : IDisposable
     {
         private readonly WakeUp _wakeUp = new();
@@ -81,7 +81,7 @@ public sealed class ViewTrafficTests
 
         internal Slice Buffer { get; }
 
-        /// <summary>The requests of one read, after a check of its data.</summary>
+        /// <summary>Reads, checks the data, and returns the requests and the number of decoded payloads.</summary>
         internal string Read(byte[] target, long offset, int length)
         {
             int before = Recorder.Requests.Count;
@@ -123,7 +123,7 @@ public sealed class ViewTrafficTests
     }
 
     [Fact]
-    public void Reads_ask_for_what_they_need_in_as_few_requests_as_there_are_places()
+    public void Reads_send_one_request_for_each_contiguous_range()
     {
         byte[] old = SmallCases.Random(1, 40), source = SmallCases.Random(2, 40);
         CowBuilder cow = Mixed();
@@ -188,7 +188,7 @@ public sealed class ViewTrafficTests
     }
 
     /// <summary>
-    /// Locations far apart, and payloads that each take two requests: what does not fit into a round is read in the next.
+    /// Copies from scattered locations, and Xors that each take two requests. Those that do not fit into a round are read in the next.
     /// </summary>
     [Theory]
     [InlineData(255, 0, 1)]
@@ -204,7 +204,7 @@ public sealed class ViewTrafficTests
     [InlineData(0, 33, 2)]
     [InlineData(0, 64, 2)]
     [InlineData(0, 65, 3)]
-    public void Rounds_are_as_long_as_pieces_and_memory_allow(int copies, int xors, int rounds)
+    public void Rounds_are_limited_by_requests_and_memory(int copies, int xors, int rounds)
     {
         CowBuilder cow = new() { MaxUnitBytes = Block, ScratchBytes = 0 };
         int blocks = copies + xors;
@@ -216,14 +216,14 @@ public sealed class ViewTrafficTests
         using ViewFixture fixture = new(cow.Build(), old);
         using Bench bench = new(fixture, depth: 300);
         int entered = 0;
-        // A merge that publishes new locations in the middle of a read finds the reader in the gate during the first round only.
+        // New locations that are published in the middle of a read must find the reader in the gate only until the current round ends.
         bench.Reader.Begin(0, bench.Buffer.Part(0, blocks * Block), 9);
         for (; ; entered++)
         {
             fixture.Gate.Publish(fixture.Gate.Locations);
             Assert.False(fixture.Gate.IsDone);
             if (bench.Reader.TryReap(out ViewCompletion early))
-                throw new InvalidOperationException($"{early} before anything was waited for");
+                throw new InvalidOperationException($"{early} completed without a wait");
             int before = bench.Recorder.Requests.Count;
             while (!fixture.Gate.IsDone)
             {
@@ -271,7 +271,7 @@ public sealed class ViewTrafficTests
     }
 
     [Fact]
-    public void Reads_at_a_time_are_told_apart_by_tags_and_those_that_are_given_up_leave_the_gate()
+    public void Concurrent_reads_have_tags_and_abandoned_reads_leave_the_gate()
     {
         byte[] old = SmallCases.Random(1, 40);
         CowBuilder cow = new CowBuilder { MaxUnitBytes = Block, ScratchBytes = 0 }.Copy(0, 20).Replace(1, SmallCases.Random(5, 1)).Zero(2);
@@ -302,7 +302,7 @@ public sealed class ViewTrafficTests
         Assert.Equal([70u, 71u, 72u], tags);
         Assert.True(target.AsSpan(0, 3 * Block).SequenceEqual(bench.Arena[bench.Buffer.Part(0, 3 * Block)]));
         Assert.False(bench.Reader.TryReap(out _));
-        // Two reads in flight, one of which has completed and was not reaped.
+        // Three reads have begun. One of them needs no device, so it is complete, but it was not reaped.
         bench.Reader.Begin(2 * Block, buffers[0], 1);
         bench.Reader.Begin(0, buffers[1], 2);
         bench.Reader.Begin(Block, buffers[2], 3);
@@ -315,7 +315,7 @@ public sealed class ViewTrafficTests
     }
 
     [Fact]
-    public void Window_that_was_claimed_is_read_from_scratch_memory()
+    public void Recovered_window_is_read_from_memory()
     {
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(3), MaxUnitBytes = Block, NumMergeOps = 1 };
@@ -348,7 +348,7 @@ public sealed class ViewTrafficTests
     [InlineData(12287, 2)]
     [InlineData(12288, 3)]
     [InlineData(1 << 20, 32)]
-    public void Cache_keeps_the_units_that_were_asked_for_last(int bytes, int entries)
+    public void Cache_keeps_the_most_recently_used_units(int bytes, int entries)
     {
         const int unitBytes = Block;
         UnitCache cache = new(bytes, unitBytes);
@@ -361,7 +361,7 @@ public sealed class ViewTrafficTests
             Assert.True(cache.TryCopy(op, 20 + op, part));
             Assert.Equal(Unit(op)[(20 + op)..(30 + op)], part);
         }
-        // Two threads may have decoded the same unit. It is kept once, and keeps its age.
+        // Two threads may have decoded the same unit. It is cached once, and keeps its age.
         cache.Keep(0, Unit(50));
         Assert.True(cache.TryCopy(0, 0, part));
         Assert.Equal(Unit(0)[..10], part);
@@ -380,7 +380,7 @@ public sealed class ViewTrafficTests
     }
 
     [Fact]
-    public void Times_are_those_of_all_reads_and_of_the_slowest()
+    public void Times_include_the_slowest_of_all_reads()
     {
         using ViewFixture fixture = new(new CowBuilder().Zero(0).Build(), SmallCases.Random(1, 2));
         long microsecond = System.Diagnostics.Stopwatch.Frequency / 1_000_000;
@@ -399,7 +399,7 @@ public sealed class ViewTrafficTests
     [InlineData(1, 4096)]
     [InlineData(3, 5000)]
     [InlineData(40, 8192)]
-    public void Context_has_the_memory_that_it_says_and_a_buffer_for_each_read(int reads, int bufferBytes)
+    public void Context_has_the_stated_memory_and_a_buffer_for_each_read(int reads, int bufferBytes)
     {
         using ViewFixture fixture = new(new CowBuilder().Zero(0).Build(), SmallCases.Random(1, 4));
         Assert.Equal(reads * (ViewReader.BytesPerRead(fixture.View) + ((bufferBytes + 4095) & -4096)),

@@ -123,7 +123,8 @@ internal sealed class NbdNegotiation(NbdExport export)
     private NegotiationStep TakeHead(Span<byte> reply, out int replyBytes)
     {
         replyBytes = 0;
-        if (BinaryPrimitives.ReadUInt64BigEndian(_head) != NbdProtocol.OptionMagic) return Drop("it sent an option without the magic number");
+        if (BinaryPrimitives.ReadUInt64BigEndian(_head) != NbdProtocol.OptionMagic)
+            return Drop("it sent an option without the magic number");
         _options++;
         _option = BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(8));
         _length = BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(12));

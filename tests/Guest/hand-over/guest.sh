@@ -1,5 +1,6 @@
-# Everything is merged but not flushed: the data is in the caches of the disks. "way=" on the kernel command line selects the process that
-# puts the mapped device on the base: a server, boot, or none. "CUT" tells the host to cut the power.
+# Writes the merged state to the disks without a flush, so that it is only in the disks' caches. "way=" on the kernel command line selects
+# the process that then maps the device to the base: a server (served), `snapuserd boot` (booted), or none. The line "CUT" tells the host to
+# cut the power.
 kind=ublk
 options="--name ublkb0 --mapper root"
 device=/dev/mapper/root

@@ -1,5 +1,5 @@
-# Cuts the power right after the mapped device was put on a merged base. Base and count are on the disks by then, because both were flushed
-# before. Without a hand-over the same writes are lost.
+# Cuts the power right after the mapped device was put on a merged base. The base and the count must be on the disks, because the hand-over
+# flushes both first. Without a hand-over the same writes must be lost.
 . "$HERE/../lib.sh"
 vector v3-lz4-64k-xor
 mv v3-lz4-64k-xor.cow old.cow
@@ -18,10 +18,10 @@ for way in none served booted; do
     boot -l "console.$way" -k "way=$way" -c 0 "file=cow.$way,format=qcow2" "file=base.$way,format=qcow2" || code=$?
     [ "$code" -eq 137 ] || fail "$way: the guest ended with $code instead of a power cut"
     if [ "$way" = none ]; then
-        ! same "base.$way" qcow2 new.img || fail "the disks do not lose what was not flushed"
+        ! same "base.$way" qcow2 new.img || fail "the disks do not lose unflushed data"
         continue
     fi
     same "base.$way" qcow2 new.img || fail "$way: the base is not on the disk"
     same "cow.$way" qcow2 merged.cow || fail "$way: the count is not on the disk"
-    echo "$way: base and count were on the disks before the mapped device stood on the base"
+    echo "$way: base and count were on the disks before the device was mapped to the base"
 done

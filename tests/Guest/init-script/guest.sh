@@ -1,10 +1,10 @@
-# Runs under busybox init, from an inittab, as in a ramdisk. First the loop of docs/ramdisk.md runs with a base that another merge uses.
-# Then a merge shows its progress on the console, receives a stop signal, and is continued.
+# Runs under busybox init, from an inittab, as in a ramdisk. First runs the loop of docs/ramdisk.md with a base that another merge uses.
+# Then a merge shows its progress on the console, receives a stop signal, and is run again.
 cow=/dev/vda
 base=/dev/vdb
 [ "$(cat /proc/1/comm)" = init ] || { echo "the first process is not init"; exit 1; }
 
-# holds PROCESS DEVICE: waits until the process has opened the device; it handles signals by then.
+# holds PROCESS DEVICE: waits until the process has opened the device. By then it has installed its signal handlers.
 holds() {
     until ls -l "/proc/$1/fd" 2>/dev/null | grep -q "$2"; do
         kill -0 "$1" || exit 1
@@ -12,7 +12,8 @@ holds() {
     done
 }
 
-# On these slow disks the first merge is far from its end when the loop begins; it is then suspended until the loop has failed once.
+# The disks are slow, so the first merge is far from its end. It is suspended before the loop begins, and killed after the loop has failed
+# once.
 snapuserd merge --cow "$cow" --base "$base" --progress never &
 holder=$!
 holds "$holder" "$base"

@@ -1,4 +1,4 @@
-# The loop of docs/ramdisk.md under busybox init, and progress on the console.
+# Tests the loop of docs/ramdisk.md under busybox init, and progress on the console.
 . "$HERE/../lib.sh"
 ramdisk_loop
 cp "$HERE/guest.sh" test.sh

@@ -1,5 +1,5 @@
-# A small merge is killed at each call that can change a file, from the first to the last; then the same for its resume. Each time the next
-# run has to finish the merge.
+# Kills a small merge at each call that can change a file, from the first to the last. Then does the same with the resume of a merge that
+# was killed halfway. Each time the next run must finish the merge.
 failed=0
 cd /tmp || exit 1
 
@@ -47,6 +47,6 @@ for io in sync uring; do
     done
     echo "kills: $io: killed at $kills calls of a merge, and at $again calls of a resume"
     # With a ring, one call may submit more or fewer requests.
-    [ "$kills" -ge 15 ] && [ "$again" -ge 8 ] || { echo "kills: FAILED: that is not all of the merge"; failed=1; }
+    [ "$kills" -ge 15 ] && [ "$again" -ge 8 ] || { echo "kills: FAILED: too few calls for a whole merge"; failed=1; }
 done
 exit "$failed"

@@ -1,8 +1,8 @@
-# SIGKILL at each call of a merge and of its resume, on this architecture and page size, with and without a ring.
+# Tests SIGKILL at each call of a merge and of its resume, on this architecture and page size, with and without io_uring.
 . "$HERE/../lib.sh"
 head -c 512K </dev/urandom >old.img
 cp old.img new.img
-# Blocks that move by a few, so that most need the journal; and new ones.
+# Move blocks by a few positions, so that most of them need the journal, and add new blocks.
 for piece in 1 2 3 4 5 6; do
     dd if=old.img of=new.img bs=4096 skip=$((piece * 17)) seek=$((piece * 15)) count=$((piece * 3)) conv=notrunc status=none
 done

@@ -1,4 +1,4 @@
-# Common code of the parts of this test.
+# Common code of guest.sh and table.sh.
 kind=ublk
 options="--name ublkb0 --mapper root"
 device=/dev/mapper/root
@@ -11,10 +11,10 @@ say() {
     echo "mapper: $*"
 }
 . /rivals.sh
-# An untouched copy of the COW: for the locks it is another update of the same base.
+# A copy of the initial COW, so that other merges of the same base can be tried.
 fresh=/tmp/fresh.cow
 
-# child [PROCESS]: waits for a server of the supervisor $server, other than PROCESS, and prints its process number.
+# child [PROCESS]: waits for a server of the supervisor $server, other than PROCESS, and prints its process ID.
 child() {
     child=
     while [ -z "$child" ] || [ "$child" = "${1:-}" ]; do
@@ -29,8 +29,8 @@ ended_process() {
     until ! grep -qv ' Z ' "/proc/$1/stat" 2>/dev/null; do usleep 20000; done
 }
 
-# rivals WHEN [given-up]: other commands of this program are refused the COW and the base, under any name. A mount of the base is refused
-# too, unless the server has released it for the table.
+# rivals WHEN [given-up]: checks that other commands of this program cannot use the COW and the base, under any name. A mount of the base
+# must fail too, unless the server has released the base for the table (given-up).
 rivals() {
     rival 76 /dev/vdb "$1: another merge" snapuserd merge --cow @ --base /dev/vdb --progress never
     rival 76 "$looped" "$1: another merge through a loop device" snapuserd merge --cow @ --base "$looped" --progress never

@@ -1,18 +1,18 @@
 /*
  * A tool for mapped devices that shares no code with the program, for guests without dmsetup:
  *
- *   dm table NAME        prints "SECTORS linear MAJOR:MINOR 0 ro|rw" of the active table, and " pending" if another one waits
- *   dm create NAME       a device without a table, whose identifier another program chose
- *   dm make NAME         a device with the table of standard input, whose lines are "START LENGTH TYPE ARGUMENTS" in sectors; prints
- *                        its path, /dev/dm-N
- *   dm remove NAME
+ *   dm table NAME        prints "SECTORS linear MAJOR:MINOR 0 ro|rw" of the active table, and " pending" if there is an inactive one
+ *   dm create NAME       creates a device without a table, with the identifier of another program
+ *   dm make NAME         creates a device with the table of standard input, whose lines are "START LENGTH TYPE ARGUMENTS" in
+ *                        sectors; prints its path, /dev/dm-N
+ *   dm remove NAME       removes a device
  *   dm at PROCESS COMMAND
  *                        waits until the main thread of a running process is about to load a table, stops it there and runs COMMAND
  *                        in a shell. Exits with the exit code of COMMAND; 1 if the process ended first
  *   dm kill K PROGRAM ARGUMENT...
  *                        runs PROGRAM and sends it SIGKILL around the calls of its main thread to the device mapper: K = 2n - 1
- *                        is before the n-th of them, K = 2n after it. Exits with 137 if it was killed, else with the program's
- *                        exit code
+ *                        is before the n-th of them, K = 2n after it. Exits with 137 if it was killed, otherwise with the
+ *                        program's exit code
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -106,7 +106,7 @@ static int run_at(pid_t process, const char *command)
     while (waitpid(process, &status, 0) == process && WIFSTOPPED(status)) {
         struct ptrace_syscall_info call;
         int signal = WSTOPSIG(status);
-        // Every stop that no signal has caused: at a system call, or by the interruption above.
+        // Do not deliver a signal after a stop at a system call or by the interruption above.
         if (signal == (SIGTRAP | 0x80) || status >> 16) signal = 0;
         if (WSTOPSIG(status) == (SIGTRAP | 0x80) && ptrace(PTRACE_GET_SYSCALL_INFO, process, sizeof call, &call) > 0
             && call.op == PTRACE_SYSCALL_INFO_ENTRY && call.entry.nr == SYS_ioctl

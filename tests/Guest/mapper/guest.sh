@@ -12,7 +12,7 @@ on() {
     [ "$found" = "$2" ] || { say "FAILED: $1: the table is $found, not $2"; failed=1; }
 }
 
-# ended WHAT: the server must have ended by itself, with 0, and nothing may be left of the device below.
+# ended WHAT: the server must have ended by itself, with 0, and the served device must be gone.
 ended() {
     wait "$server"
     code=$?
@@ -24,18 +24,18 @@ ended() {
 /dm create other
 expect 76 "another's name" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper other --progress never
 /dm remove other
-expect 64 "a name that is none" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper a/b --progress never
+expect 64 "an invalid name" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper a/b --progress never
 
-# Served and not merged: the table is not swapped, and nothing is left.
+# Serves without a merge: the table is not swapped, and no device is left.
 serve
 on "served" "$sectors linear $(cat /sys/block/ublkb0/dev) 0 ro"
 check "the image before the merge" image
 expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 stop
 
-# Kills the server repeatedly, at random moments that the host has chosen: the locks that a supervisor holds must never keep its own next
-# server out. There are several supervisors, because one gives up after ten kills in a row. Each server is ready before its kill: this
-# kernel (6.12) has a bug that crashes it if a server is killed while it takes over.
+# Kills the server repeatedly, at random moments that the host has chosen. The locks that a supervisor holds must not prevent the start of
+# its own next server. Several supervisors are used, because one gives up after ten kills in a row. Each server is killed only when it is
+# ready, because this kernel (6.12) has a bug: it crashes if a server is killed while it takes over.
 while read -r moments; do
     serve --supervise --merge-on-request --control /tmp/control
     next=
@@ -52,9 +52,9 @@ done </moments
 kills=$(wc -w </moments)
 again=$(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err)
 say "killed $kills times at random moments; started again $again times"
-[ "$again" -eq "$kills" ] || { say "FAILED: a next server ended otherwise"; cat /tmp/serve.err; failed=1; }
+[ "$again" -eq "$kills" ] || { say "FAILED: a server ended in another way"; cat /tmp/serve.err; failed=1; }
 
-# The supervisor is killed and its server survives: the server itself holds all locks.
+# Kills only the supervisor: its server must still hold all locks.
 serve --supervise --merge-on-request --control /tmp/control
 left=$(child)
 looped=$(loop 0 /dev/vdb)
@@ -63,11 +63,12 @@ wait "$server"
 rivals "without a supervisor"
 kill -KILL "$left"
 ended_process "$left"
-# After both are dead no lock is held: another server takes the device over.
+# After both are dead no lock is held, so another server can take the device over.
 serve
 stop
 
-# Supervised and merged under a mount, with a kill of the server in between; at the end the table is on the base, and there is no server.
+# Merges under a mount with a supervised server, and kills the server in the middle. At the end the device must be mapped to the base, and
+# the server must have ended.
 : >/tmp/serve.err
 serve_slowly --supervise --log json
 check "mount" mount -t ext4 -o ro,noload "$device" /mnt
@@ -79,14 +80,14 @@ kill -KILL "$next"
 ended_process "$next"
 count=$(merged)
 say "killed at $count ops merged"
-midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
+midway "$count" || { say "FAILED: the kill was not in the middle of the merge"; failed=1; }
 rivals "between two servers"
 kill -CONT "$server"
 next=$(child "$next")
 rivals "with the next server"
 
-# Killed after it released the base and before it loaded the table: the supervisor has released the base too, and another merge is still
-# refused.
+# Kills the server after it has released the base and before it loads the table. The supervisor has released the base too, but another merge
+# must still be refused.
 /dm at "$next" "sh /table.sh $server $next $looped" >/tmp/at 2>&1 &
 at=$!
 faster
@@ -97,7 +98,7 @@ ended "supervised"
 enough
 say "handed over: $(/dm table root)"
 on "handed over" "$on_base"
-check "that is told" grep -q "$device stands on /dev/vdb from now on" /tmp/serve.err
+check "the report of the hand-over" grep -q "$device stands on /dev/vdb from now on" /tmp/serve.err
 check "the files after the hand-over" files
 check "the image after the hand-over" image
 rival 76 /dev/vdb "handed over: another merge" snapuserd merge --cow @ --base /dev/vdb --progress never
@@ -107,12 +108,12 @@ refused
 losetup -d "$looped"
 umount /mnt
 
-# A supervised server that starts again finds nothing to do.
-expect 0 "again, when the table stands on the base" snapuserd serve --supervise --cow /dev/vda --base /dev/vdb --device ublk $options --merge --progress never
+# A supervised server that is started again must end at once.
+expect 0 "again, when the device is mapped to the base" snapuserd serve --supervise --cow /dev/vda --base /dev/vdb --device ublk $options --merge --progress never
 on "again" "$on_base"
 check "remove" /dm remove root
 
-# Killed before and after each call to the device mapper; the mount waits for the next server, which completes the steps.
+# Kills a server before and after each call to the device mapper. A mount must wait for the next server, which must complete the steps.
 point=0
 kills=0
 readers=0
@@ -124,7 +125,7 @@ while :; do
     kills=$((kills + 1))
     left=$(/dm table root 2>&1)
     reader=
-    # The node is created last: once it exists, the device works.
+    # The node is created last, so the device can be read once the node exists.
     if [ -e "$device" ]; then
         (mount -t ext4 -o ro,noload "$device" /mnt && files >/dev/null 2>&1 && umount /mnt) &
         reader=$!
@@ -142,10 +143,10 @@ done
 check "the image after the kills" image
 say "killed at $kills points of the hand-over, with readers at $readers of them; after the last one the server ended with $code"
 [ "$code" -eq 0 ] || failed=1
-[ "$kills" -ge 16 ] && [ "$readers" -ge 6 ] || { say "FAILED: that is not all of the hand-over"; failed=1; }
+[ "$kills" -ge 16 ] && [ "$readers" -ge 6 ] || { say "FAILED: too few points for a whole hand-over"; failed=1; }
 on "at the end" "$on_base"
 
-# The same with NBD, and with synchronous calls.
+# Hands over with NBD and synchronous system calls.
 /dm remove root
 kind=nbd
 options="--name nbd0 --mapper root --io sync"
@@ -157,7 +158,7 @@ on "over NBD" "$on_base"
 check "the files over NBD" files
 umount /mnt
 
-# A read-only mount is made writable without being unmounted; then the power is cut.
+# Makes a read-only mount writable after the hand-over, without unmounting it. Then the power is cut.
 /dm remove root
 kind=ublk
 options="--name ublkb0 --mapper root"

@@ -1,5 +1,5 @@
-# A mapped device is on the merged view, is mounted, and is on the base after everything is merged; through kills at every step, and a power
-# cut afterwards.
+# Tests the hand-over: a mounted, mapped device shows the merged view first, and the base after everything is merged. Servers are killed at
+# every step, and the power is cut afterwards.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-8}
 # Disk speed in bytes per second, so that the merge takes some seconds.
@@ -15,7 +15,7 @@ done
 mv new/files/3 new/files/moved
 seq 1 200000 >new/files/text
 (cd new/files && sha256sum -- *) >files.sum
-# With a journal, as a root file system has.
+# The file systems have a journal, like a root file system.
 for state in old new; do mke2fs -q -F -t ext4 -b 4096 -d "$state" "$state.img" 16M >/dev/null; done
 "$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never
 truncate -s %4096 cow
@@ -24,7 +24,7 @@ compile "$HERE/dm.c" dm
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/table.sh" "$HERE/../serving.sh" "$HERE/../rivals.sh" .
-# One line for each supervisor: the microseconds after which its ready servers are killed.
+# Each line is for one supervisor: the microseconds after which its ready servers are killed.
 for supervisor in 1 2 3 4; do
     for kill in 1 2 3 4 5; do printf '%s ' $((RANDOM * 10)); done
     echo
@@ -40,5 +40,5 @@ grep -E '^mapper: ' console || true
 # The data written through the mapped device is on the base, and a merge finds nothing to do that would undo it.
 for disk in cow base; do qemu-img convert -f qcow2 -O raw "$disk.0" "$disk.end"; done
 "$SNAPUSERD" merge --cow cow.end --base base.end --progress never
-e2fsck -fp base.end >/dev/null || [ $? -eq 1 ] || fail "the base is no file system that can be mended"
-[ "$(debugfs -R 'cat /written' base.end 2>/dev/null)" = "written after the hand-over" ] || fail "the base lacks what was written through the mapped device"
+e2fsck -fp base.end >/dev/null || [ $? -eq 1 ] || fail "e2fsck cannot repair the file system on the base"
+[ "$(debugfs -R 'cat /written' base.end 2>/dev/null)" = "written after the hand-over" ] || fail "the base lacks the data written through the mapped device"

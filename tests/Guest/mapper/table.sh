@@ -1,5 +1,5 @@
-# Runs when the server $2 of the supervisor $1 is about to load the table that puts the mapped device on the base. The server has released
-# the base for that. $3 is a loop device over the base.
+# Runs when server $2 of supervisor $1 is about to load the table that maps the device to the base, and has released the base for that. $3
+# is a loop device over the base.
 . /common.sh
 server=$1
 next=$2

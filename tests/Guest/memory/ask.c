@@ -1,4 +1,4 @@
-/* ask SOCKET MESSAGE...: sends each message to the daemon (docs/daemon.md §3) on a connection of its own, and prints each answer. */
+/* ask SOCKET MESSAGE...: sends each message to the daemon (docs/daemon.md §3) on a connection of its own, and prints each reply. */
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>

@@ -1,10 +1,10 @@
-# Two merges at a time. When the second begins, the first has more than half of the memory, and gives buffers back while adjacent buffers
-# are in use. Before Arena.Forget gave back whole pages only, the base of the merge with 22512k was wrong in every run on pages of 16 KiB.
+# Runs two merges at a time. When the second begins, the first has more than half of the memory, and returns buffers while adjacent buffers
+# are in use. An Arena.Forget that returns partial pages makes the base wrong with 22512k on pages of 16 KiB.
 failed=0
 mkdir /mnt /sockets
 mount -t ext4 /dev/vda /mnt || exit 1
 
-# complete NAME: whether its merge is complete.
+# complete NAME: true if its merge is complete.
 complete() {
     kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
     [ "$(/ask /tmp/socket "getstatus,$1")" = snapshot-merge-complete ]
@@ -13,7 +13,7 @@ complete() {
 # begin NAME: serves the copies with that name.
 begin() {
     /ask /tmp/socket "init,$1,/mnt/$1.cow,/mnt/$1.base,/mnt/$1.base" "start,$1" >/tmp/answers
-    [ "$(grep -c '^success' /tmp/answers)" -eq 2 ] || { echo "memory: FAILED: $1 does not begin"; cat /tmp/daemon.err; exit 1; }
+    [ "$(grep -c '^success' /tmp/answers)" -eq 2 ] || { echo "memory: FAILED: $1 does not start"; cat /tmp/daemon.err; exit 1; }
 }
 
 # writes NAME: waits until its merge has written at least one byte.
@@ -44,8 +44,8 @@ round() {
         usleep 20000
     done
     idle=$(resident VmRSS)
-    # The first merge reads ahead as far as its memory permits, then writes slowly until the second has begun; the second runs until the
-    # first is done.
+    # Limits the rates so that both merges are active at the same time: the first reads ahead as far as its memory permits, and writes
+    # slowly until the second has begun. Then runs both to the end.
     begin first
     snapuserd ctl rate 1M first --socket /tmp/socket || failed=1
     /ask /tmp/socket initiate_merge,first >/tmp/answers
@@ -58,19 +58,19 @@ round() {
         snapuserd ctl rate off "$name" --socket /tmp/socket || failed=1
         until complete "$name"; do usleep 50000; done
     done
-    # Measured besides the buffers: 8 MiB. Without giving buffers back it was 14 MiB.
+    # The measured peak is 8 MiB above the limit for buffers. If buffers are not returned, it is 14 MiB above.
     peak=$(resident VmHWM)
-    [ "$peak" -lt $((${memory%k} + 11 * 1024)) ] || { echo "memory: FAILED: $memory $*: $peak KiB at the most"; failed=1; }
+    [ "$peak" -lt $((${memory%k} + 11 * 1024)) ] || { echo "memory: FAILED: $memory $*: peak of $peak KiB"; failed=1; }
     /ask /tmp/socket stop
     wait "$daemon" || { echo "memory: FAILED: the daemon ended with $?"; cat /tmp/daemon.err; failed=1; }
     for name in first second; do
         cmp "/mnt/$name.base" /mnt/new.img || { echo "memory: FAILED: $memory $*: the $name base is not the target"; failed=1; }
     done
-    echo "memory: $memory $*: two merges at a time; $idle KiB before, $peak at the most"
+    echo "memory: $memory $*: two merges at a time; $idle KiB before, peak of $peak KiB"
 }
 
-# A buffer is a quarter of the memory that the op table leaves, in blocks. With 16 KiB less it is one block shorter, so that its start and
-# end move relative to a page.
+# A buffer has a quarter of the memory that remains beside the op table, in whole blocks. So with 16 KiB less memory it is one block
+# shorter, and its start and end move relative to a page.
 round 22528k --io auto
 round 22512k --io sync
 round 22496k --io auto

@@ -1,5 +1,5 @@
-# Merges that give memory back while they run. On a kernel whose pages are larger than a block, this must not discard bytes of a
-# neighbouring buffer.
+# Tests merges that return memory while they run. On a kernel whose pages are larger than a block, this must not discard bytes of an
+# adjacent buffer.
 . "$HERE/../lib.sh"
 SEED=${SEED:-3}
 RANDOM=$SEED
@@ -7,7 +7,7 @@ echo "seed $SEED"
 mkdir files
 cd files
 
-# Short pieces that stay, that come from elsewhere, and that are new: the merge journals a little, and many large buffers are in use.
+# Short pieces stay, come from elsewhere or are new, so that the merge journals a little and uses many large buffers.
 head -c 48M </dev/urandom >old.img
 head -c 6M </dev/urandom | od -An -v -t x1 -w64 >new.txt
 cp old.img new.img

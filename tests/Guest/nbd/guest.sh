@@ -11,9 +11,9 @@ mkdir /mnt
 rmmod nbd
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device nbd --progress never
 insmod /modules/nbd.ko
-expect 64 "a name that is none" snapuserd serve --cow /dev/vda --base /dev/vdb --device nbd --name nbdx --progress never
+expect 64 "an invalid name" snapuserd serve --cow /dev/vda --base /dev/vdb --device nbd --name nbdx --progress never
 
-# Served and not merged: nothing is written, writes are refused, and the device disappears with the server.
+# Serves without a merge: nothing is written, writes are refused, and the device disappears with the server.
 before=$(cat /dev/vda /dev/vdb | sha256sum)
 serve
 check "the image before the merge" image
@@ -31,8 +31,8 @@ expect 76 "a device that is in use" snapuserd serve --cow /dev/vda --base /dev/v
 kill "$holder"
 wait "$holder"
 
-# Served and merged, with readers all the time; the server is killed during the reads. The next server gets the name of the device once, and
-# finds it by itself once.
+# Serves and merges, with readers all the time, and kills the server twice. The first next server gets the device's name as an option, and
+# the second finds the device by itself.
 serve_slowly
 check "mount" mount -t ext4 -o ro "$device" /mnt
 check "the files while it is merged" files
@@ -43,13 +43,13 @@ for name in nbd0 ""; do
     wait "$server"
     count=$(merged)
     say "killed at $count ops merged"
-    midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
+    midway "$count" || { say "FAILED: the kill was not in the middle of the merge"; failed=1; }
     if [ -n "$name" ]; then
         serve_slowly --name "$name"
     elif [ -e /sys/block/nbd0/backend ]; then
         serve --merge
     else
-        say "this kernel (before 5.14) does not tell which server a device belongs to: --name is given again"
+        say "this kernel (before 5.14) does not show the server of a device, so --name is given again"
         serve --merge --name nbd0
     fi
 done

@@ -1,5 +1,5 @@
-# A file system is mounted from the merged view over the kernel's own NBD client: before and during the merge, and through a SIGKILL of the
-# server, after which the next server takes the device over.
+# Tests a file system that is mounted from the merged view over the kernel's NBD client: before and during the merge, and while the server
+# is killed and the next one takes the device over.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-7}
 # The disk speed makes the merge take some seconds.

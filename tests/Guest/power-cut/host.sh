@@ -1,10 +1,10 @@
-# Cuts the power of a guest that merges, at moments derived from a seed, twice in a row: in the merge and in its resume. Then the same
-# script finishes the merge.
+# Cuts the power of a merging guest at moments derived from a seed, twice in a row: during the merge and during its resume. Then the same
+# script must finish the merge.
 . "$HERE/../lib.sh"
 rounds=5
 SEED=${SEED:-4}
 RANDOM=$SEED
-# Slow disks, in bytes per second, stretch the merge to seconds on any machine.
+# Disk speed in bytes per second, so low that the merge takes seconds on any machine.
 slow=throttling.bps-total=3000000
 
 ramdisk_loop
@@ -40,7 +40,7 @@ round() {
         done
         [ "$code" -eq 137 ] || [ "$code" -eq 0 ] || fail "round $number: status $code before cut $cut"
         [ "$code" -eq 0 ] || echo "$number" >>cuts
-        echo "round $number, $cow: plug pulled $moment ms into $([ "$cut" -eq 0 ] && echo "the merge" || echo "its resume"): $(state "cow.$number.$cut" "$cow") ops merged"
+        echo "round $number, $cow: power cut $moment ms into $([ "$cut" -eq 0 ] && echo "the merge" || echo "its resume"): $(state "cow.$number.$cut" "$cow") ops merged"
         fresh "cow.$number.$cut" qcow2 "cow.$number.$((cut + 1))"
         fresh "base.$number.$cut" qcow2 "base.$number.$((cut + 1))"
         cut=$((cut + 1))
@@ -54,7 +54,7 @@ round() {
 
 # late NUMBER CUT COW: restores the disks after a cut that came too late.
 late() {
-    echo "round $1, $3: the merge was done before the cut; once more, earlier"
+    echo "round $1, $3: the merge ended before the cut; the cut is repeated earlier"
     rm -f "cow.$1.$2" "base.$1.$2" "console.$1.$2"
     if [ "$2" -eq 0 ]; then
         fresh "$3.cow" raw "cow.$1.0"
@@ -77,11 +77,12 @@ control() {
     [ "$code" -eq 137 ] || fail "control: status $code"
     cp old.img control.expected
     dd if=/dev/zero of=control.expected bs=4096 count=1 seek=7 conv=notrunc status=none
-    same control.disk qcow2 control.expected || fail "control: the disk holds something else than what was flushed"
-    echo "control: the disk holds what was flushed, and nothing else"
+    same control.disk qcow2 control.expected || fail "control: the disk does not hold exactly the flushed data"
+    echo "control: the disk holds exactly the flushed data"
 }
 
-# measure: an uninterrupted merge; the file "span" gets its duration in milliseconds, from which the moments of the cuts are derived.
+# measure: runs a merge without a cut, and writes its duration in milliseconds to the file "span". The moments of the cuts are derived from
+# it.
 measure() {
     fresh v3.cow raw cow.measure
     fresh old.img raw base.measure
@@ -97,12 +98,12 @@ measure() {
 control &
 controlled=$!
 measure
-wait "$controlled" || fail "the disks do not lose what was not flushed"
+wait "$controlled" || fail "the disks do not lose unflushed data"
 span=$(cat span)
 echo "seed $SEED; a merge takes $span ms"
 
-# Every round cuts in a different part of the merge, except the last twentieth; the first quarter only reads. The resume is cut within about
-# the remaining time.
+# Each round cuts in another part of the merge. No round cuts in the first quarter, which only reads, or in the last twentieth. The resume
+# is cut at a random moment within about the remaining time.
 first_quarter=$((span / 4))
 parts=$((span * 14 / 20))
 running=()
@@ -117,7 +118,7 @@ for ((number = 0; number < rounds; number++)); do
     fi
 done
 for process in "${running[@]}"; do wait "$process" || fail "a round failed"; done
-# If the machine has become so slow that nearly all cuts came before the first write, more rounds follow, each later than the one before.
+# If the machine has become so slow that nearly all cuts came before the first write, more rounds follow, each with a later cut.
 for ((; number < 5 * rounds && $(wc -l <middle) < 2; number++)); do
     round "$number" v3 "$((span * number / rounds))" "$((RANDOM % span))"
 done

@@ -1,7 +1,7 @@
-# Errors that this kernel can return and the host's cannot: a mounted base, missing devices, io_uring switched off.
+# Tests errors that need a kernel of the test's own: a mounted base, missing devices, and io_uring switched off.
 failed=0
 
-# expect CODE WHAT COMMAND …
+# expect CODE WHAT COMMAND …: the command must end with CODE.
 expect() {
     wanted=$1
     what=$2
@@ -27,10 +27,10 @@ switch=/proc/sys/kernel/io_uring_disabled
 if [ -e "$switch" ]; then
     echo 2 >"$switch"
     expect 69 "io_uring switched off" snapuserd merge --cow /dev/vda --base /dev/vdb --io uring --progress never
-    grep -q io_uring_disabled=2 /tmp/output || { echo "the sentence does not name the switch"; failed=1; }
+    grep -q io_uring_disabled=2 /tmp/output || { echo "the message does not name the switch"; failed=1; }
     [ "$before" = "$(sha256sum </dev/vdb)" ] || { echo "a refusal wrote to the base"; failed=1; }
     expect 0 "io_uring switched off, --io auto" snapuserd merge --cow /dev/vda --base /dev/vdb --progress never --json
-    grep -q '"io":"sync"' /tmp/output || { echo "that was not done by plain calls"; failed=1; }
+    grep -q '"io":"sync"' /tmp/output || { echo "the merge did not use synchronous calls"; failed=1; }
 else
     echo "this kernel cannot switch io_uring off"
     expect 0 "merge" snapuserd merge --cow /dev/vda --base /dev/vdb --progress never

@@ -1,4 +1,4 @@
-# Exit codes for storage or features that are mounted, missing or switched off.
+# Tests the exit codes for storage that is mounted or missing, and for io_uring if it is switched off.
 . "$HERE/../lib.sh"
 cp "$HERE/guest.sh" test.sh
 archive guest test.sh

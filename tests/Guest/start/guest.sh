@@ -1,4 +1,4 @@
-# Starts the program repeatedly: each time the kernel chooses another memory layout.
+# Starts the program repeatedly, because the kernel chooses another memory layout each time.
 left=30
 while [ "$left" -gt 0 ]; do
     snapuserd --version >/tmp/said 2>&1
@@ -9,6 +9,6 @@ while [ "$left" -gt 0 ]; do
     fi
     left=$((left - 1))
 done
-# A command that also fills op tables and buffers.
+# Run a command that also uses op tables and buffers.
 snapuserd verify --cow /dev/vda --base /dev/vdb --progress never || exit 1
 echo "start: 30 starts"

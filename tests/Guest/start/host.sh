@@ -1,4 +1,4 @@
-# The program starts at every address at which the kernel may place its segments and the heap, with pages of this size.
+# Tests that the program starts with any memory layout that the kernel chooses, with pages of this size.
 . "$HERE/../lib.sh"
 cp "$HERE/guest.sh" test.sh
 archive guest test.sh

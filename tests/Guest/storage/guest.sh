@@ -20,7 +20,7 @@ put() {
     for device in "$@"; do dd if=/old.img of="$device" bs=1M conv=notrunc,fsync 2>/dev/null; done
 }
 
-# holds IMAGE DEVICE…: each device must hold that image. Reads from the disk, because every device has its own page cache.
+# holds IMAGE DEVICE…: each device must hold that image. Drops the page cache first, because every device has its own.
 holds() {
     image=$1
     shift
@@ -33,7 +33,7 @@ holds() {
     done
 }
 
-# hold BASE OPTION…: starts a server with that base.
+# hold BASE [OPTION…]: starts a server with that base.
 hold() {
     rm -f /tmp/ready /tmp/held.cow
     mkfifo /tmp/ready
@@ -57,7 +57,7 @@ merge() {
     rival "$code" "$pattern" "$part: merge --base $*" snapuserd merge --cow @ --base "$@" --progress never
 }
 
-# reading CODE PATTERN BASE [OPTION…]: `verify` and `extract` must end in the same way.
+# reading CODE PATTERN BASE [OPTION…]: `verify` and `extract` with BASE must end with CODE (see rival).
 reading() {
     code=$1
     pattern=$2
@@ -68,8 +68,8 @@ reading() {
 }
 
 part="pieces of two disks"
-# The same pieces twice, in different lines; a device that shares their last sector; one on top of the first; two that begin at the end of
-# the pieces.
+# Two devices of the same pieces, in different lines (pieces, again); a device that shares their last sector (sector); one on top of the
+# first (above); and two that begin where a piece ends (beside, after).
 pieces=$(map pieces "0 4096 linear $one 2048" "4096 4096 linear $two 0")
 again=$(map again "0 1024 linear $one 2048" "1024 3072 linear $one 3072" "4096 4096 linear $two 0")
 sector=$(map sector "0 8192 linear $two 4095")
@@ -87,7 +87,7 @@ merge 76 /tmp/node "$(node "$pieces")"
 merge 76 /dev/vda /dev/vda
 reading 0 '' "$again"
 merge 0 '' "$beside"
-# Without /dev, /sys and /proc: a node created by mknod.
+# Test a node created by mknod, without /dev, /sys and /proc.
 mkdir /bare
 cp /bin/snapuserd /cow /bare
 cp -a "$(node "$again")" /bare/node
@@ -112,7 +112,7 @@ until snapuserd ctl status --json --socket /tmp/control | grep -q '"state":"merg
 drop
 holds new "$pieces" "$again"
 for number in /sys/block/loop*/loop; do losetup -d "/dev/$(basename "$(dirname "$number")")"; done
-say "$part: one storage, by any name"
+say "$part: one storage under any name"
 
 part="two names of one base"
 put "$pieces"
@@ -133,7 +133,7 @@ merge 76 "in use through $again" "$pieces"
 refused
 merge 76 "in use through" "$sector"
 refused
-[ "$before" = "$(dd if="$pieces" bs=1M 2>/dev/null | sha256sum)" ] || { say "FAILED: $part: it was written to"; failed=1; }
+[ "$before" = "$(dd if="$pieces" bs=1M 2>/dev/null | sha256sum)" ] || { say "FAILED: $part: the base was written to"; failed=1; }
 umount /mnt
 
 part="a COW on its own base"
@@ -182,7 +182,7 @@ holds new /dev/vdc1
 for number in /sys/block/loop*/loop; do losetup -d "/dev/$(basename "$(dirname "$number")")"; done
 put /dev/vdc1
 hold /dev/vdc1
-# The last 48 sectors of the partition, and the sectors after it.
+# A device that begins with the last 48 sectors of the partition.
 tail=$(map tail "0 8192 linear $three 12240")
 merge 76 "$tail" "$tail"
 refused
@@ -218,12 +218,12 @@ hold "$below" --merge-on-request --control /tmp/control
 reading 76 "$crypt" "$crypt"
 refused
 drop
-# The lock on the storage below a source does not conflict with the base, which the same merge has locked.
+# A merge's lock on the storage below its source must not conflict with its own lock on the base.
 put "$elsewhere"
 merge 0 '' "$elsewhere" --source "$crypt" --source-separate
 refused
 holds new "$elsewhere"
-say "$part: a layer that cannot be followed"
+say "$part: a layer whose storage cannot be resolved"
 
 part="md"
 echo md_test >/sys/module/md_mod/parameters/new_array
@@ -267,7 +267,7 @@ drop
 holds old /tmp/upper/base
 
 part="udev"
-# udev probes a disk only while it has a shared lock on the node.
+# udev probes a disk only while it holds a shared lock on the node, so the server must permit that lock.
 echo clear >/sys/block/md_test/md/array_state
 losetup -d "$looped"
 put /dev/vdd

@@ -1,9 +1,9 @@
-# One storage under several names: mapped devices, partitions, md, dm-crypt, overlayfs. A process that uses it under one name locks it under
-# all of them.
+# Tests that a process that uses storage under one name locks it under all its names: mapped devices, partitions, md, dm-crypt and
+# overlayfs.
 . "$HERE/../lib.sh"
 head -c 4M </dev/urandom >old.img
 cp old.img new.img
-# Blocks that move in both directions, and new ones: a read from a wrong place or at a wrong time yields a wrong image.
+# Blocks move in both directions, and some are new, so a read from a wrong place or at a wrong time yields a wrong image.
 dd if=old.img of=new.img bs=4096 skip=100 seek=130 count=300 conv=notrunc status=none
 dd if=old.img of=new.img bs=4096 skip=700 seek=650 count=200 conv=notrunc status=none
 dd if=/dev/urandom of=new.img bs=4096 seek=1000 count=8 conv=notrunc status=none

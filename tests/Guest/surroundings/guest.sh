@@ -17,7 +17,7 @@ fresh() {
     cp /cow cow
 }
 
-# expect CODE WHAT COMMAND …: standard error goes to /tmp/errors, everything to /tmp/output.
+# expect CODE WHAT COMMAND …: the command must end with CODE. Writes standard error to /tmp/errors, and all output to /tmp/output.
 expect() {
     wanted=$1
     what=$2
@@ -25,10 +25,10 @@ expect() {
     "$@" >/tmp/output 2>/tmp/errors
     code=$?
     cat /tmp/errors >>/tmp/output
-    [ "$code" -eq "$wanted" ] || lost "$what: ended with $code, not with $wanted"
+    [ "$code" -eq "$wanted" ] || lost "$what: ended with $code instead of $wanted"
 }
 
-# holds FILE WHAT: the base, or another file, must equal FILE.
+# holds FILE WHAT [OTHER]: OTHER (default: base) must equal FILE.
 holds() {
     cmp "$1" "${3:-base}" >/tmp/output 2>&1 || lost "$2: ${3:-base} is not $1"
 }
@@ -48,7 +48,7 @@ records() {
 
 merge="merge --cow cow --base base --progress never"
 
-# Signals. A handler runs when the call that killat names ends.
+# Signals: killat sends them at a certain system call, and the handler runs when that call ends.
 for signal in 1 2 15; do
     for at in "sync 3@$fdatasync" "uring 3@$io_uring_enter"; do
         fresh
@@ -85,7 +85,7 @@ expect 75 "extract, SIGTERM" /killat "signal=15:1@$fsync" \
 only "extract, SIGTERM" base cow
 echo "surroundings: signals stop merge, verify, create and extract"
 
-# The file that create and extract replace stays locked until it is replaced.
+# Locks: the file that create and extract replace must stay locked until it is replaced.
 for verb in "create --source /old.img --target /new.img" "extract --cow /cow --base /old.img"; do
     fresh
     mkfifo go
@@ -119,7 +119,7 @@ expect 64 "an unknown option" snapuserd merge --bsae base --log=kmsg
 [ "$(records "unknown option '--bsae'")" -eq 1 ] || lost "an unknown option: $(dmesg | tail -n 3)"
 echo "surroundings: the kernel's log has beginning, summary and error"
 
-# A root with nothing else: no emulator, library, /dev, /proc or /sys.
+# An empty root: no library, /dev, /proc or /sys.
 fresh
 cp /bin/snapuserd .
 expect 0 "merge in an empty root" chroot . /snapuserd merge --cow /cow --base /base
@@ -136,13 +136,13 @@ holds /new.img "merge without standard streams"
 fresh
 cp /bin/snapuserd .
 expect 0 "merge without a kernel's log" chroot . /snapuserd merge --cow /cow --base /base --log kmsg
-grep -q '^snapuserd: /dev/kmsg cannot be written, .*ENOENT' /tmp/errors || lost "merge without a kernel's log: no sentence says so"
+grep -q '^snapuserd: /dev/kmsg cannot be written, .*ENOENT' /tmp/errors || lost "merge without a kernel's log: no message"
 holds /new.img "merge without a kernel's log"
-# A log that answers ENOSPC.
+# The log is /dev/full, so a write fails with ENOSPC.
 mkdir dev
 mknod dev/kmsg c 1 7
 expect 66 "a full kernel's log" chroot . /snapuserd merge --cow /none --base /base --log kmsg
 grep -q '^snapuserd: /dev/kmsg cannot be written' /tmp/errors && grep -q '^snapuserd: cannot open /none: ' /tmp/errors ||
-    lost "a full kernel's log: not both sentences"
+    lost "a full kernel's log: not both messages"
 echo "surroundings: an empty root is enough"
 exit "$failed"

@@ -1,4 +1,4 @@
-# The program's environment: signals at certain calls, locks, the kernel's log, an otherwise empty root.
+# Tests the program in special environments: signals at certain calls, locks, the kernel's log, and an otherwise empty root.
 . "$HERE/../lib.sh"
 vector v3-zstd-4k-xor
 mv v3-zstd-4k-xor.cow cow

@@ -1,14 +1,14 @@
-# A server is killed while it starts, takes over or hands over. After each kill the next server must take the device over, a waiting read
-# must return the right bytes, no process may be stuck, and the kernel must not log a fault. The host's file "points" has one line for each
-# kill. If it contains "count", this script prints the number of calls and tries a hand-over that fails.
+# Kills a server while it starts, takes over or hands over. After each kill the next server must take the device over, waiting reads must
+# return the right data, no process may be stuck, and the kernel must not log a fault. The host's file "points" has one line for each kill.
+# If its only line is "count", this script instead prints the number of calls and tests a hand-over that fails.
 . /settings
 failed=0
 done=0
 device=/dev/ublkb0
 cow=/tmp/cow
 base=/dev/loop0
-# The limit in seconds of the guest, whose processor is emulated on a possibly busy machine; a stuck process stays stuck for ever. The
-# longest wait is printed.
+# The limit in seconds for each wait. It is large, because the processor is emulated on a possibly busy machine, and a stuck process stays
+# stuck for ever. The longest wait is printed.
 limit=60
 longest=0
 mkdir -p /mnt /mnt2 /tmp/readers
@@ -21,7 +21,7 @@ now() {
     cut -d . -f 1 /proc/uptime
 }
 
-# wrong WHAT: reports a failure of the current point.
+# wrong WHAT: reports a failure at the current point.
 wrong() {
     say "FAILED: $point: $*"
     tail -n 3 /tmp/serve.err
@@ -79,7 +79,7 @@ stop() {
     [ ! -e "$device" ] || wrong "$device is still there"
 }
 
-# killed: runs the server until the kill of this point. It may end by itself if its work is done.
+# killed [CODE]: runs the server until the kill of this point. The server may also end by itself with CODE.
 killed() {
     /killpoint "$call" "$delay" $command >/tmp/killed.out 2>/tmp/killed.err
     code=$?
@@ -107,7 +107,7 @@ none_stuck() {
     ! cat /proc/[0-9]*/stat 2>/dev/null | grep -q ') D '
 }
 
-# sound: no process is stuck, and the kernel has logged no fault since the last check.
+# sound: checks that no process is stuck, and that the kernel has logged no fault since the last check.
 sound() {
     within none_stuck || { wrong "a process is in state D"; ps -o pid,stat,comm | grep ' D'; for one in /proc/[0-9]*; do grep -q ') D ' "$one/stat" && cat "$one/stack"; done; }
     if dmesg -c | grep -E 'BUG|Oops|WARNING|protection fault|NULL pointer|blocked for more' >/tmp/faults; then
@@ -115,12 +115,12 @@ sound() {
     fi
 }
 
-# start: kills a server while it starts; the next one serves.
+# start: kills a server while it starts; the next one must serve.
 start() {
     server
     killed
     serve || return
-    image "$device" || wrong "other bytes than the image's"
+    image "$device" || wrong "wrong data on the device"
     stop
 }
 
@@ -136,22 +136,22 @@ down() {
     stop
 }
 
-# takeover: kills a server while it takes over a device with readers and a mounted file system; the next one takes it over.
+# takeover: kills a server while it takes over a device with readers and a mounted file system; the next one must take it over.
 takeover() {
     die
     readers
     killed
     serve || return
     within have_read || { wrong "readers still wait after $limit s"; return; }
-    [ "$(cat /tmp/readers/device /tmp/readers/files | tr '\n' ' ')" = "0 0 " ] || wrong "readers saw errors or other bytes: device $(cat /tmp/readers/device), files $(cat /tmp/readers/files)"
+    [ "$(cat /tmp/readers/device /tmp/readers/files | tr '\n' ' ')" = "0 0 " ] || wrong "readers saw errors or wrong data: device $(cat /tmp/readers/device), files $(cat /tmp/readers/files)"
 }
 
 is_gone() {
     ! kill -0 "$server" 2>/dev/null
 }
 
-# handover: kills a server in the middle of the hand-over to a mapped device, and the next one while it takes over; the third server
-# completes the hand-over.
+# handover: kills a server in the middle of the hand-over to a mapped device, and the next one while it takes over; the third server must
+# complete the hand-over.
 handover() {
     restore
     server --mapper root --merge
@@ -168,10 +168,10 @@ handover() {
     wait "$server" || wrong "the last server ended with $?"
     if [ -n "$reader" ]; then
         wait "$reader"
-        [ "$(cat /tmp/mapped)" = 0 ] || wrong "the reader of the mapped device saw errors or other bytes"
+        [ "$(cat /tmp/mapped)" = 0 ] || wrong "the reader of the mapped device saw errors or wrong data"
     fi
     [ "$(/dm table root)" = "$on_base" ] || wrong "the table is $(/dm table root)"
-    image /dev/mapper/root || wrong "other bytes than the image's on the mapped device"
+    image /dev/mapper/root || wrong "wrong data on the mapped device"
     /dm remove root
     rm -f /dev/mapper/root
 }
@@ -181,8 +181,8 @@ handover_failed() {
         snapuserd ctl status --json --socket /tmp/ctl | grep -q '"handover":"failed, retried at next start"'
 }
 
-# failed_handover: another program mounts the base after the server has released it and before the table is loaded. Status reports the
-# failure, and the next start completes the hand-over.
+# failed_handover: another program mounts the base after the server has released it and before the table is loaded. Status must report the
+# failure, and the next start must complete the hand-over.
 failed_handover() {
     restore
     queue_option="--queues 1"
@@ -195,7 +195,7 @@ failed_handover() {
     within grep -q 'TracerPid:[^0-9]*[1-9]' "/proc/$child/status" || wrong "the server is not traced"
     snapuserd ctl merge --socket /tmp/ctl || wrong "no merge"
     wait "$at" || wrong "the base was not mounted: $(cat /tmp/at)"
-    # The server tries 500 times before it gives up.
+    # The wait is long, because the server tries 500 times before it gives up.
     limit=300
     within handover_failed || wrong "status does not say that the hand-over failed: $(snapuserd ctl status --socket /tmp/ctl 2>&1)"
     limit=60

@@ -1,6 +1,7 @@
-# SIGKILL at the system calls of a ublk server: while it starts; while it takes over (with readers and a mounted file system); and while it
-# takes over in the middle of a hand-over to a mapped device. With one queue and with two. Runs a sample of 40, chosen by SEED (printed);
-# all of them with SET=all, and with one number of queues by QUEUES=1 or QUEUES=2.
+# Tests SIGKILL at the system calls of a ublk server with one or two queues: while it starts, while it takes over (with readers and a
+# mounted file system), and while it takes over in the middle of a hand-over to a mapped device. Runs a random sample of SAMPLE kills
+# (default: 40); SEED, which is printed, repeats a sample. SET=all runs all kills, or with QUEUES=1 or QUEUES=2 those with that number of
+# queues.
 . "$HERE/../lib.sh"
 SEED=${SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "seed $SEED"
@@ -25,7 +26,7 @@ cp "$HERE/guest.sh" test.sh
 files=(test.sh settings image.sum files.sum image old.img cow killpoint dm)
 export SMP=2
 
-# run LOG SECONDS: boots a guest with the file points.
+# run LOG SECONDS: boots a guest with the file "points".
 run() {
     archive guest "${files[@]}" points
     local code=0
@@ -36,7 +37,7 @@ run() {
 
 echo count >points
 run console.count 600
-# Steps of the hand-over: calls to the device mapper, with a kill before and after each.
+# The first and last step of the hand-over at which the first server is killed (see "dm kill").
 first=7 last=20
 calls() { sed -n "s/^kills: calls $1 \([0-9]*\) \([0-9]*\).*/\\$2/p" console.count; }
 if [ "${SET:-}" = all ]; then
@@ -48,7 +49,7 @@ if [ "${SET:-}" = all ]; then
 else
     for ((one = 0; one < sample; one++)); do
         queues=$((one % 2 + 1))
-        # Half of the kills come during the call.
+        # Half of the kills come after a delay, during or after the call.
         delay=$((RANDOM % 2 * (RANDOM % 5000)))
         case $((one % 5)) in
             0) echo "start $queues $((RANDOM % $(calls $queues 1) + 1)) $delay" ;;

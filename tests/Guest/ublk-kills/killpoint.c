@@ -1,9 +1,9 @@
 /*
- * killpoint K DELAY PROGRAM ARGUMENT...: runs a server and kills it with SIGKILL at its K-th system call, counted over all threads from
- * the call that opens /dev/ublk-control. With a DELAY the call begins first, and the kill comes that many microseconds later. A server
- * that reports that it is ready (its first write to standard output) has passed all calls, and is killed at that point.
+ * killpoint K DELAY PROGRAM ARGUMENT...: runs a server and sends it SIGKILL at its K-th system call. Counts the calls of all threads,
+ * beginning with the one that opens /dev/ublk-control. With a DELAY, the call is executed, and the kill comes that many microseconds
+ * later. A server that reports that it is ready (its first write to standard output) is killed then at the latest.
  *
- * Prints the number of counted calls on standard error. Exits with 137 if the server was killed, else with the server's exit code.
+ * Prints the number of counted calls on standard error. Exits with 137 if the server was killed, otherwise with the server's exit code.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,4 +1,4 @@
-# Common code of the guests of this test.
+# Common code of guest.sh and cut.sh.
 kind=ublk
 options="--name ublkb0"
 device=/dev/ublkb0

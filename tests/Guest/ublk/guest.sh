@@ -1,11 +1,11 @@
 . /common.sh
 mkdir /mnt
 
-# Served and not merged: nothing is written, the device number is in use, writes are refused.
+# Serves without a merge: nothing is written, another server cannot use the device number, and writes are refused.
 before=$(cat /dev/vda /dev/vdb | sha256sum)
 serve
 check "the image before the merge" image
-expect 76 "a number that is taken" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --progress never
+expect 76 "a number that is in use" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --progress never
 expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 check "mount" mount -t ext4 -o ro "$device" /mnt
 check "the files before the merge" files
@@ -13,7 +13,7 @@ umount /mnt
 stop
 [ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
 
-# Served and merged, with readers all the time; the server is killed three times during the reads.
+# Serves and merges, with readers all the time, and kills the server three times.
 serve_slowly
 check "mount" mount -t ext4 -o ro "$device" /mnt
 read_on
@@ -23,8 +23,8 @@ for kill in 1 2 3; do
     kill -KILL "$server"
     wait "$server"
     count=$(merged)
-    say "killed at $count ops merged, the device is $([ -e "$device" ] && echo there || echo gone)"
-    if [ "$kill" -gt 1 ] && ! midway "$count"; then say "FAILED: that is not in the middle"; failed=1; fi
+    say "killed at $count ops merged, the device $([ -e "$device" ] && echo exists || echo "is gone")"
+    if [ "$kill" -gt 1 ] && ! midway "$count"; then say "FAILED: the kill was not in the middle of the merge"; failed=1; fi
     if [ "$kill" -lt 3 ]; then serve_slowly; else serve --merge; fi
 done
 enough
@@ -33,13 +33,13 @@ grep -c 'taken over' /tmp/serve.err | sed 's/^/ublk: times taken over: /'
 
 to_the_end
 
-# Supervised: the parent forwards a signal to the server, and ends with the server's exit code.
+# With --supervise, the parent forwards a signal to the server, and ends with the server's exit code.
 mkfifo /tmp/told
 cat /tmp/told >/tmp/told.path &
 told=$!
 serve --supervise --ready-fd 7 7>/tmp/told
 check "the image, supervised" image
-# The path is written and the descriptor closed: the parent does not keep the descriptor open either.
+# The path must be written and the descriptor closed, also in the parent.
 [ "$(cat /tmp/told.path)" = "$device" ] || { say "FAILED: --ready-fd got '$(cat /tmp/told.path)'"; failed=1; }
 if kill -0 "$told" 2>/dev/null; then say "FAILED: --ready-fd is still open"; failed=1; fi
 stop
@@ -59,7 +59,7 @@ control=/tmp/ctl
 status() {
     snapuserd ctl status --socket "$control"
 }
-# waits: the supervisor reports that it waits, and the remaining wait is long enough for the following checks.
+# waits: true if the supervisor reports that it waits, at least ten seconds, which is enough for the following checks.
 waits() {
     status 2>/dev/null | grep -q 'is not removed, because .* the next try is in [1-9][0-9] seconds'
 }
@@ -71,7 +71,7 @@ kill_until() {
         if [ -n "$next" ] && [ "$next" != "$last" ] && kill -KILL "$next"; then last=$next; fi
     done
 }
-# ended_now: the supervisor has ended.
+# ended_now: true if the supervisor has ended.
 ended_now() {
     ! kill -0 "$server" 2>/dev/null
 }
@@ -79,18 +79,19 @@ until_true() {
     until "$@"; do usleep 20000; done
 }
 
-# Ten servers in a row fail. The device is mounted, so it stays, the pause grows, and status and the kernel's log report that.
+# Ten servers in a row fail. The device is mounted, so it must not be removed. The pause must grow, and status and the kernel's log must
+# report it.
 serve --supervise --control "$control"
 check "mount under failing servers" mount -t ext4 -o ro "$device" /mnt
 kill_until waits
 say "waiting: $(status)"
 check "the next try" sh -c "snapuserd ctl status --json --socket $control | grep -q '\"state\":\"opening\".*the next try is in'"
 check "the kernel's log" sh -c "dmesg | grep -q 'snapuserd.*ublkb0 is not removed, because'"
-check "a mounted device is there" [ -e "$device" ]
+check "a mounted device still exists" [ -e "$device" ]
 expect 69 "a rate for no server" snapuserd ctl rate 1M --socket "$control"
 check "the files after failing servers" files
 check "the image after failing servers" image
-# The same again; ctl stop ends the pause.
+# Now ctl stop must end the pause.
 kill_until waits
 umount /mnt
 check "stop in a pause" snapuserd ctl stop --socket "$control"
@@ -99,7 +100,7 @@ code=$?
 [ "$code" -eq 0 ] || { say "FAILED: stopped in a pause, the supervisor ended with $code"; failed=1; }
 gone || { say "FAILED: stopped in a pause, $device is still there"; failed=1; }
 
-# The device is only open, with a waiting read: the result is the same.
+# A device that is only open, with a waiting read, must not be removed either.
 serve --supervise --control "$control"
 (exec 9<"$device"; usleep 100000; until [ -e /tmp/go ]; do usleep 20000; done; dd bs=1M <&9 2>/dev/null | sha256sum | cmp -s - /image.sum; echo $? >/tmp/opened) &
 opened=$!
@@ -107,20 +108,20 @@ kill_until waits
 say "waiting: $(status)"
 : >/tmp/go
 wait "$opened"
-[ "$(cat /tmp/opened)" = 0 ] || { say "FAILED: a reader that had the device open saw errors or other bytes"; failed=1; }
+[ "$(cat /tmp/opened)" = 0 ] || { say "FAILED: a reader that had the device open saw errors or wrong data"; failed=1; }
 stop
 
-# The device is not in use: it is removed, and the supervisor ends.
+# A device that is not in use must be removed, and the supervisor must end.
 serve --supervise --control "$control"
 kill_until ended_now
 wait "$server"
 code=$?
 say "unused, the supervisor ended with $code: $(tail -n 1 /tmp/serve.err)"
-[ "$code" -eq 70 ] || { say "FAILED: that is not 70"; failed=1; }
+[ "$code" -eq 70 ] || { say "FAILED: expected 70"; failed=1; }
 gone || { say "FAILED: unused, $device is still there"; failed=1; }
 
-# The server is killed during ctl stop: before it receives the request, and before it has answered. ctl ends with 0 after the supervisor has
-# ended and the device is gone.
+# Kills the server during ctl stop: before it receives the request, and before its reply reaches ctl. ctl must end with 0 after the
+# supervisor has ended and the device is gone.
 for moment in before after; do
     rm -f "$control"
     serve --supervise --control "$control"

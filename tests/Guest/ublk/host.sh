@@ -1,5 +1,5 @@
-# A file system is mounted from the merged view over ublk: before and during the merge, through a SIGKILL of the server, and after a power
-# cut.
+# Tests a file system that is mounted from the merged view over ublk: before and during the merge, while the server is killed, and after a
+# power cut.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-6}
 # Disk speed in bytes per second, so that the merge takes some seconds.
@@ -44,7 +44,7 @@ grep -E '^ublk: ' console || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code"
 same base.0 qcow2 new.img || fail "the base is not the target"
 
-# Another guest loses its power while it serves and merges; the next boot serves and merges the rest.
+# Another guest loses its power while it serves and merges. The next boot must serve, and merge the rest.
 fresh cow raw cow.1
 fresh old.img raw base.1
 code=0
@@ -61,7 +61,7 @@ before=$(sed -n 's/^ublk: before: \([0-9]*\) of \([0-9]*\) ops.*/\1 \2/p' consol
 [ "${before%% *}" -gt 0 ] && [ "${before%% *}" -lt "${before##* }" ] || fail "the cut was not in the middle: $before"
 same base.2 qcow2 new.img || fail "after the power cut the base is not the target"
 
-# A third guest has its root file system on the device, and the server below it is killed.
+# A third guest has its root file system on the device, and the device's server is killed.
 fresh cow raw cow.3
 fresh old.img raw base.3
 code=0

@@ -1,7 +1,7 @@
 /*
  * killstop before|after SOCKET PROXY PROCESS: listens at PROXY and forwards every connection to SOCKET. When the first client requests
- * "stop", PROCESS gets SIGKILL: either before the request is forwarded, or after it was answered; then the answer is not passed back. The
- * client's connection ends in both cases. Runs until it is killed.
+ * "stop", PROCESS gets SIGKILL: either before the request is forwarded, or after its reply, which is not passed back. The client's
+ * connection ends in both cases. Runs until it is killed.
  */
 #define _GNU_SOURCE
 #include <poll.h>

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a ramdisk without /proc: the root file system comes from the view, which is supervised from before switch_root on.
+# The first process of a ramdisk without /proc. The root file system is on the view, whose supervised server starts before switch_root.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin
 mount -t devtmpfs dev /dev

@@ -5,7 +5,7 @@ image=$2
 failed=0
 mount -t proc proc /proc
 
-# server: waits for the supervisor's child and prints its process number.
+# server: waits for the supervisor's child and prints its process ID.
 server() {
     while :; do
         for folder in /proc/[0-9]*; do
@@ -27,7 +27,7 @@ files() {
 memory=$(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')
 echo "ublk: after switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $memory"
 files "the files of the root"
-# A merge that began in the ramdisk keeps another one out after switch_root, under any node of its base.
+# A merge that began in the ramdisk must exclude other merges after switch_root, under any node of its base.
 mknod /tmp/node b $((0x$(stat -c %t /dev/vdb))) $((0x$(stat -c %T /dev/vdb)))
 looped=$(losetup -f)
 losetup "$looped" /dev/vdb
@@ -35,10 +35,10 @@ for base in /dev/vdb /tmp/node "$looped"; do
     /tmp/snapuserd merge --cow /tmp/cow --base "$base" --progress never >/tmp/rival 2>&1
     code=$?
     echo "ublk: another merge after switch_root: $code: $(head -n 1 /tmp/rival)"
-    [ "$code" -eq 76 ] || { echo "ublk: FAILED: that is not 76"; failed=1; }
+    [ "$code" -eq 76 ] || { echo "ublk: FAILED: expected 76"; failed=1; }
 done
-# Through the loop device, the conflict is found by the locks among the program's own processes, whose path is the same in every root.
-grep -q 'locked by another snapuserd' /tmp/rival || { echo "ublk: FAILED: not by the locks"; failed=1; }
+# For the loop device, the conflict must be found by the locks among this program's processes, whose path is the same in every root.
+grep -q 'locked by another snapuserd' /tmp/rival || { echo "ublk: FAILED: the locks did not find the conflict"; failed=1; }
 first=$(server)
 kill -KILL "$first"
 files "the files after a kill"

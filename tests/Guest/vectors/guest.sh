@@ -10,13 +10,13 @@ merges() {
     dd if="$4" of="$2" bs=1M conv=notrunc,fsync 2>/dev/null
     snapuserd merge --cow "$3" --base "$2" --io "$5" --json --progress never >/tmp/output 2>&1
     code=$?
-    # Without scratch space this COW cannot be merged in place; the refusal comes before the first write.
+    # Without scratch space this COW cannot be merged in place, so the merge must be refused before the first write.
     if [ "$1" = v2-zstd-noscratch.cow ]; then
         [ "$code" -eq 64 ] && cmp -s "$2" "$4" || { echo "vectors: FAILED: $1 into $2, $5: $code"; failed=1; }
         return
     fi
     [ "$code" -eq 0 ] || { echo "vectors: FAILED: $1 into $2, $5: $code: $(head -n 1 /tmp/output)"; failed=1; return; }
-    # The requested kind of I/O was used.
+    # Check that the requested kind of I/O was used.
     grep -q "\"io\":\"$5\"" /tmp/output || { echo "vectors: FAILED: $1 into $2: not by $5: $(head -n 1 /tmp/output)"; failed=1; }
     cmp "$2" /mnt/new.img >/tmp/output 2>&1 || { echo "vectors: FAILED: $1 into $2, $5: $(head -n 1 /tmp/output)"; failed=1; }
 }
@@ -31,5 +31,5 @@ for io in uring sync; do
         rm -f /tmp/base /tmp/cow
     done
 done
-echo "vectors: $checks merges, over a ring and without one, on disks and in files"
+echo "vectors: $checks merges, with io_uring and synchronous calls, on disks and in files"
 exit "$failed"

@@ -1,4 +1,4 @@
-# All vectors of the format, and merges that another program began: with a ring and with synchronous calls, on a disk and in files.
+# Tests merges of all vectors, including those that another program began, with io_uring and synchronous calls, on disks and in files.
 . "$HERE/../lib.sh"
 vectors=$ROOT/tests/vectors
 mkdir files
