@@ -9,7 +9,7 @@ internal static class Images
 {
     private const int Block = 4096;
 
-    /// <summary>Blocks of noise, of text, of zeros, and copies of other blocks.</summary>
+    /// <summary>An image of random blocks: noise, text, zeros, and copies of other blocks.</summary>
     public static byte[] By(Chance chance, int blocks)
     {
         byte[] image = new byte[blocks * Block];
@@ -26,7 +26,7 @@ internal static class Images
         return image;
     }
 
-    /// <summary>The image after one to eight edits; as long as before.</summary>
+    /// <summary>The image after one to eight edits, with the same length.</summary>
     public static byte[] Edited(Chance chance, byte[] before)
     {
         byte[] image = (byte[])before.Clone();
@@ -41,7 +41,7 @@ internal static class Images
                 case 0: // A move, which may overlap itself.
                     part.ToArray().CopyTo(image, to * Block);
                     break;
-                case 1: // Bytes are inserted, and the rest moves by their number.
+                case 1: // An insertion, which shifts the bytes after it.
                     int bytes = 1 + chance.Below(Math.Min(3 * Block, part.Length - 1));
                     part[..^bytes].ToArray().CopyTo(part[bytes..]);
                     Noise(chance, part[..bytes]);
@@ -74,9 +74,9 @@ internal static class Images
 
     private static void Swap(Span<byte> image, int one, int other)
     {
-        byte[] held = image.Slice(one * Block, Block).ToArray();
+        byte[] saved = image.Slice(one * Block, Block).ToArray();
         image.Slice(other * Block, Block).CopyTo(image.Slice(one * Block, Block));
-        held.CopyTo(image.Slice(other * Block, Block));
+        saved.CopyTo(image.Slice(other * Block, Block));
     }
 
     private static void Noise(Chance chance, Span<byte> bytes) => new Random((int)chance.Next()).NextBytes(bytes);

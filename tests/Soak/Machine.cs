@@ -19,13 +19,13 @@ internal sealed class Machine : IDisposable
     private readonly Queue<string> _said = new();
     private Process? _daemon;
 
-    /// <param name="scratch">An empty folder, on which a file system in memory is mounted; the mount namespace is this program's
-    /// own.</param>
+    /// <param name="scratch">An empty folder, on which this mounts a file system in memory. The process must have its own mount
+    /// namespace.</param>
     public Machine(string scratch)
     {
         _scratch = scratch;
         LoopDevice.Call("mount", "-t", "tmpfs", "-o", "size=1500M,huge=never", "tmpfs", scratch);
-        // Files that appear in /run are then certainly those of the tested programs.
+        // With an empty file system on /run, only the tested programs create files there.
         LoopDevice.Call("mount", "-t", "tmpfs", "tmpfs", "/run");
         Work = Path.Combine(scratch, "work");
         Directory.CreateDirectory(Path.Combine(Work, "devices"));
@@ -36,7 +36,7 @@ internal sealed class Machine : IDisposable
     /// <summary>The folder of a round, in memory.</summary>
     public string Work { get; }
 
-    /// <summary>The folder that contains everything a round may create.</summary>
+    /// <summary>The folder that contains all files of the rounds.</summary>
     public string Scratch => _scratch;
 
     public FileSystem Ext4 => _ext4 ??= new FileSystem(Path.Combine(_scratch, "ext4.img"), Path.Combine(_scratch, "ext4"), "ext4");
@@ -49,7 +49,7 @@ internal sealed class Machine : IDisposable
 
     public string this[string file] => Path.Combine(Work, file);
 
-    /// <summary>Describes the daemon's unexpected end; null while it runs.</summary>
+    /// <summary>A description of the daemon's unexpected end; null while it runs.</summary>
     public string? DaemonEnd => _daemon!.HasExited ? $"the daemon ended with {_daemon.ExitCode}: {Said}" : null;
 
     /// <summary>The daemon's last lines of output.</summary>
@@ -74,14 +74,16 @@ internal sealed class Machine : IDisposable
             }
         };
         _daemon.BeginErrorReadLine();
-        Until.True(() => File.Exists(DaemonSocket) || _daemon.HasExited, "the daemon listens");
+        Until.True(() => File.Exists(DaemonSocket) || _daemon.HasExited, "the daemon to listen");
         if (DaemonEnd is { } end) throw new SoakException(end);
     }
 
-    /// <summary>For a failure's report: the daemon's status of its snapshots, and where each of its threads waits.</summary>
+    /// <summary>
+    /// Describes the daemon for the report of a failure: the status of its snapshots, its output, and the state of each thread.
+    /// </summary>
     public string DescribeDaemon(string status)
     {
-        string text = $"getstatus {status}; it said {Said}; {Binary.Run("ctl", "status", "--json", "--socket", DaemonSocket)}";
+        string text = $"getstatus {status}; output {Said}; {Binary.Run("ctl", "status", "--json", "--socket", DaemonSocket)}";
         foreach (string task in Directory.GetDirectories($"/proc/{DaemonId}/task"))
             text += $"; {File.ReadAllText(task + "/comm").Trim()} {File.ReadAllText(task + "/wchan")} "
                 + $"{File.ReadAllText(task + "/syscall").Trim()}";
@@ -108,7 +110,7 @@ internal sealed class Machine : IDisposable
         StartDaemon();
     }
 
-    /// <summary>A connection to the daemon that speaks Android's messages.</summary>
+    /// <summary>A connection to the daemon for Android's messages.</summary>
     public Talker Talk() => new(DaemonSocket);
 
     public void Dispose()
@@ -122,7 +124,7 @@ internal sealed class Machine : IDisposable
     }
 }
 
-/// <summary>The counters so far.</summary>
+/// <summary>The counts of all rounds so far.</summary>
 internal sealed class Totals
 {
     public int Rounds { get; set; }

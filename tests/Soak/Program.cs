@@ -10,8 +10,8 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// `soak [--minutes N] [--rounds N] [--seed N]` simulates the life of one machine over and over. The last line has the counts. The exit
-/// code is 1 if a check failed, and 130 after SIGINT or SIGTERM. It needs root, and its own mount namespace and process namespace
+/// `soak [--minutes N] [--rounds N] [--seed N]` simulates the life of a machine repeatedly. The last line of its output has the counts. The
+/// exit code is 1 if a check failed, and 130 after SIGINT or SIGTERM. It must run as root in its own mount and process namespaces
 /// (build.sh).
 /// </summary>
 internal static class Program
@@ -44,7 +44,8 @@ internal static class Program
             Console.Error.WriteLine("soak: needs root, because it mounts file systems and makes loop devices");
             return 77;
         }
-        // In its own namespaces, process 1 is the shell that started this process; otherwise the mounts would change the machine's.
+        // Without namespaces of its own this program would change the machine's mounts. In them, process 1 is the shell that started this
+        // program.
         if (!File.ReadAllText("/proc/1/cmdline").Contains("soak.dll", StringComparison.Ordinal))
         {
             Console.Error.WriteLine("soak: start it with `make soak`, which gives it namespaces of its own");
@@ -59,7 +60,7 @@ internal static class Program
         }
         catch (Exception e)
         {
-            Console.WriteLine(Interrupt.IsAsked ? "soak: interrupted" : $"soak: cannot go on: {e}");
+            Console.WriteLine(Interrupt.IsAsked ? "soak: interrupted" : $"soak: cannot continue: {e}");
             return Interrupt.IsAsked ? Interrupted : 1;
         }
         finally
@@ -106,7 +107,7 @@ internal static class Program
                 totals.Rounds++;
                 totals.Failures++;
                 string what = e is SoakException ? e.Message : e.ToString();
-                Console.WriteLine($"soak: FAILED: {what}\n  {plan}\n  again with: make soak SEED={now} ROUNDS=1");
+                Console.WriteLine($"soak: FAILED: {what}\n  {plan}\n  repeat with: make soak SEED={now} ROUNDS=1");
                 if (totals.Failures == MostFailures) break;
                 // The remains of the failed round must not make the following rounds fail.
                 machine.Restart();
@@ -121,9 +122,9 @@ internal static class Program
             }
             catch (SoakException e)
             {
-                // No single round shows this failure.
+                // A single round does not show this failure, so repeat all rounds.
                 totals.Failures++;
-                Console.WriteLine($"soak: FAILED: {e.Message}\n  again with: make soak SEED={seed} ROUNDS={totals.Rounds}");
+                Console.WriteLine($"soak: FAILED: {e.Message}\n  repeat with: make soak SEED={seed} ROUNDS={totals.Rounds}");
                 break;
             }
             if (clock.Elapsed.TotalSeconds - told < ProgressSeconds) continue;
@@ -135,8 +136,8 @@ internal static class Program
     }
 
     /// <summary>
-    /// Uses everything once that is created at its first use, in this program and in the daemon, so that no round leaves more than it
-    /// found.
+    /// Runs two small rounds, because some objects in this program and the daemon are created at their first use. Later rounds must not
+    /// leave new ones.
     /// </summary>
     private static void Warm(Machine machine)
     {

@@ -13,8 +13,8 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// The state that a round must restore: processes, mounts, loop devices, files, and the descriptors and threads of the processes that keep
-/// running.
+/// The state that must be the same before and after a round: processes, mounts, loop devices, files, and the descriptors and threads of
+/// long-running processes.
 /// </summary>
 internal sealed class Remains
 {
@@ -22,7 +22,7 @@ internal sealed class Remains
 
     private Remains(Machine machine)
     {
-        // Streams of ended processes close their descriptors when they are collected.
+        // The streams of ended processes close their descriptors only when they are garbage-collected.
         GC.Collect();
         GC.WaitForPendingFinalizers();
         foreach (int process in Processes())
@@ -39,15 +39,15 @@ internal sealed class Remains
             foreach (string path in Directory.GetFileSystemEntries(folder, "*", SearchOption.AllDirectories)) _things.Add($"file {path}");
         AddDescriptors("self", "this program");
         AddDescriptors(machine.DaemonId.ToString(CultureInfo.InvariantCulture), "the daemon");
-        // This program's own threads belong to the framework, which creates and ends them at any time.
+        // This program's own threads are not counted, because the framework creates and ends them at any time.
         _things.Add($"{Directory.GetDirectories($"/proc/{machine.DaemonId}/task").Length} threads of the daemon");
     }
 
     public static Remains Now(Machine machine) => new(machine);
 
     /// <summary>
-    /// Waits until the state equals <paramref name="before"/>, because the kernel and the daemon close things asynchronously. Throws if
-    /// that does not happen.
+    /// Waits until the state equals <paramref name="before"/>, because the kernel and the daemon release resources asynchronously. Throws
+    /// after a timeout.
     /// </summary>
     public static void Settle(Machine machine, Remains before)
     {
@@ -58,11 +58,11 @@ internal sealed class Remains
             {
                 difference = Now(machine).Difference(before);
                 return difference is null || Interrupt.IsAsked;
-            }, "nothing is left");
+            }, "the state before the round");
         }
         catch (SoakException)
         {
-            throw new SoakException($"the round leaves something: {difference}");
+            throw new SoakException($"the round changes the state: {difference}");
         }
         Interrupt.Check();
     }
@@ -81,7 +81,7 @@ internal sealed class Remains
         {
             // Pipes and sockets get new numbers each time.
             string? target = Try(() => new FileInfo(descriptor).LinkTarget)?.Split('[')[0];
-            // The framework loads its assemblies on demand.
+            // Skip assemblies, which the framework loads on demand.
             if (target is null || (process == "self" && (target.EndsWith("/fd", StringComparison.Ordinal) || target.EndsWith(".dll",
                 StringComparison.Ordinal)))) continue;
             targets[target] = targets.GetValueOrDefault(target) + 1;
@@ -115,22 +115,22 @@ internal sealed class Remains
     }
 }
 
-/// <summary>The locks on a storage: those that every program sees, and the lock file that the program's own processes use.</summary>
+/// <summary>Checks the locks on storage: flock, which every program sees, and the lock file of the tested program.</summary>
 internal static class Locks
 {
-    /// <summary>The lock file exists while a process of the program uses the storage.</summary>
+    /// <summary>True if the lock file exists, which means that a process of the tested program uses the storage.</summary>
     public static bool IsUsed(string path) => File.Exists(NameOf(path));
 
     /// <summary>Throws unless the storage is free and its lock file is gone.</summary>
     public static void Free(string path)
     {
         int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC);
-        if (fd < 0) throw new SoakException($"{path}: open answers {fd}");
+        if (fd < 0) throw new SoakException($"{path}: open returns {fd}");
         int locked = Libc.Flock(fd, Libc.LOCK_EX | Libc.LOCK_NB);
         _ = Libc.Flock(fd, Libc.LOCK_UN);
         _ = Libc.Close(fd);
-        if (locked != 0) throw new SoakException($"{path} is still locked: flock answers {locked}");
-        if (IsUsed(path)) throw new SoakException($"{path}: {NameOf(path)} is left");
+        if (locked != 0) throw new SoakException($"{path} is still locked: flock returns {locked}");
+        if (IsUsed(path)) throw new SoakException($"{path}: the lock file {NameOf(path)} still exists");
     }
 
     private static string NameOf(string path)
@@ -145,8 +145,9 @@ internal static class Locks
 }
 
 /// <summary>
-/// Memory of the long-running processes after garbage collection: at most 1 MiB more than after the tenth round. The daemon's value is its
-/// minimum while it serves small snapshots one after the other. This program's value is what its heap and malloc have handed out.
+/// Checks that the memory of the long-running processes, after garbage collection, does not grow by more than 1 MiB after the tenth round.
+/// The daemon's value is the minimum while it serves small snapshots one after the other. This program has two values: its heap, and the
+/// bytes allocated by malloc.
 /// </summary>
 internal sealed class MemoryWatch(int begun = 0)
 {
@@ -156,11 +157,11 @@ internal sealed class MemoryWatch(int begun = 0)
 
     private readonly Dictionary<string, long> _settled = [];
 
-    /// <summary>The latest value of each, for people to read.</summary>
+    /// <summary>The latest values as text.</summary>
     public string Text { get; private set; } = "";
 
-    /// <summary>Measures after every tenth round, and later after every hundredth; throws if a value has grown.</summary>
-    /// <param name="round">Counted from 1.</param>
+    /// <summary>Measures after every tenth round, later after every hundredth. Throws if a value has grown too much.</summary>
+    /// <param name="round">The number of the round, from 1.</param>
     /// <param name="machine">The machine with the daemon.</param>
     public void Check(int round, Machine machine)
     {
@@ -178,8 +179,7 @@ internal sealed class MemoryWatch(int begun = 0)
     }
 
     /// <summary>
-    /// The daemon's memory after small snapshots one after the other, the last of which has ended: it collects its garbage at the end of
-    /// each.
+    /// The daemon's smallest memory after one of several small snapshots. The daemon collects garbage at the end of each snapshot.
     /// </summary>
     private static long Daemon(Machine machine)
     {
@@ -194,7 +194,7 @@ internal sealed class MemoryWatch(int begun = 0)
             using (Talker talker = machine.Talk())
                 foreach (string message in new[] { $"init,{name},{devices}", $"start,{name}", $"delete,{name}" })
                     if (talker.Ask(message) is { } answer && !answer.StartsWith("success",
-                        StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
+                        StringComparison.Ordinal)) throw new SoakException($"the daemon replies '{answer}' to '{message}'");
             least = Math.Min(least, Anonymous(machine.DaemonId));
         }
         foreach (string file in new[] { "memory.base", "memory.cow" }) File.Delete(machine[file]);
@@ -203,7 +203,8 @@ internal sealed class MemoryWatch(int begun = 0)
 
     private static long Heap()
     {
-        // Buffers that the framework keeps for reuse are no leak, and their number changes with time.
+        // The framework keeps buffers for reuse, which are not leaks, and their number changes. Rent some of every size, so that they are
+        // not counted as growth.
         for (int size = 1 << 12; size <= 1 << 23; size *= 2)
         {
             _ = ArrayPool<byte>.Shared.Rent(size);
@@ -227,8 +228,8 @@ internal sealed class MemoryWatch(int begun = 0)
 internal static class Malloc
 {
     /// <summary>
-    /// struct mallinfo2 of malloc.h: ten numbers, of which the fifth and the eighth are bytes in use, in separate mappings and in the
-    /// heaps.
+    /// struct mallinfo2 of malloc.h, which has ten numbers. The fifth is the number of bytes in separate mappings, and the eighth that of
+    /// the bytes in use in the heaps.
     /// </summary>
     [InlineArray(10)]
     private struct Info

@@ -15,7 +15,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>One round: a base, and updates on top of one another, according to the plan. Throws at the first error.</summary>
+/// <summary>One round: creates a base and applies several updates to it, according to the plan. Throws at the first error.</summary>
 internal sealed class Round : IDisposable
 {
     private const int Block = 4096;
@@ -66,7 +66,7 @@ internal sealed class Round : IDisposable
         finally
         {
             _base.Dispose();
-            // A killed server leaves its socket for the next one; a server stopped in order removes it.
+            // A killed server leaves its socket for the next one. A server that is stopped removes it.
             if (_leavesSocket) File.Delete(_machine["serve"]);
             foreach (string file in new[] { "old.img", "new.img", "source.img", "system.cow" }) File.Delete(_machine[file]);
         }
@@ -99,7 +99,7 @@ internal sealed class Round : IDisposable
 
     private string[] Devices => ["--cow", _cow.Path, "--base", _base.Path, .. Source];
 
-    /// <summary>An update with a separate source file has ops in an order that is valid only for that source.</summary>
+    /// <summary>The options for an update with a separate source file. The order of its ops is valid only with that source.</summary>
     private string[] Source => _source is { } source ? ["--source", source, "--source-separate"] : [];
 
     /// <summary>Creates the COW in a file.</summary>
@@ -137,14 +137,14 @@ internal sealed class Round : IDisposable
             }
             Expect(0, Binary.Run(arguments), "create");
         }
-        // The scratch size of formats 2 and 3.
+        // The scratch size is in the same place in formats 2 and 3.
         using FileStream file = File.OpenRead(made);
         byte[] head = new byte[38];
         file.ReadExactly(head);
         _hasScratch = BitConverter.ToUInt32(head, 34) > 0;
     }
 
-    /// <summary>As in docs/boot-setup.md: the beginning is zeroed first and written last.</summary>
+    /// <summary>Writes the COW to its device as in docs/boot-setup.md: the beginning is zeroed first and written last.</summary>
     private void Stage(UpdatePlan update)
     {
         string[] steps =
@@ -153,7 +153,7 @@ internal sealed class Round : IDisposable
             "tail -c +4097 \"$2\" | dd of=\"$1\" bs=4096 seek=1 conv=fsync,notrunc",
             "head -c 4096 \"$2\" | dd of=\"$1\" bs=4096 conv=fsync,notrunc",
         ];
-        void Take(int count)
+        void RunSteps(int count)
         {
             foreach (string step in steps[..count]) Expect(0, Binary.RunProgram("/bin/sh", ["-ec", step, "sh", _cow.Path,
                 _machine["system.cow"]]), "staging");
@@ -161,18 +161,18 @@ internal sealed class Round : IDisposable
 
         if (update.StagedTwice > 0)
         {
-            Take(update.StagedTwice);
+            RunSteps(update.StagedTwice);
             CutPower();
             Expect(65, Binary.Run(["merge", .. Devices, "--progress", "never"]), "merge of a half-staged COW");
             Same(_image, _base.See(_image.Length), "the base beside a half-staged COW");
         }
-        Take(steps.Length);
+        RunSteps(steps.Length);
         if (!update.Marker) return;
         File.WriteAllBytes(Marker, []);
         LoopDevice.Call("sync", Marker, Path.GetDirectoryName(Marker)!);
     }
 
-    /// <summary>The number of system calls of a whole merge, on files in memory.</summary>
+    /// <summary>The number of system calls of a whole merge, counted on copies in memory.</summary>
     private int Count(string io)
     {
         try
@@ -212,7 +212,7 @@ internal sealed class Round : IDisposable
                     break;
                 case Interruption.DisksVanish:
                     string plugs = string.Concat(_cow.Plugs.Concat(_base.Plugs).Select(plug => $",{plug}"));
-                    Expect(Run(KillAt.Command(number + plugs, merge)), "merge whose disks vanish", 74, 0);
+                    Expect(Run(KillAt.Command(number + plugs, merge)), "merge whose disks disappear", 74, 0);
                     break;
                 default:
                     BinaryResult killed = Run(KillAt.Command(number, merge));
@@ -235,7 +235,7 @@ internal sealed class Round : IDisposable
 
     private string[] ServeArguments => ["serve", .. Devices, "--device", "nbd", "--socket", _machine["serve"], "--progress", "never"];
 
-    /// <summary>Reads the image as it is served now, without a merge.</summary>
+    /// <summary>Reads the image from a server that does not merge.</summary>
     private void Look()
     {
         Served served = new(this, [Binary.Path, .. ServeArguments, "--json"], killed: false);
@@ -246,14 +246,15 @@ internal sealed class Round : IDisposable
     {
         string output = _machine["extracted.img"];
         Expect(0, Binary.Run(["extract", .. Devices, "--output", output, "--progress", "never"]), "extract");
-        Same(_target, File.ReadAllBytes(output), "what extract writes");
+        Same(_target, File.ReadAllBytes(output), "the output of extract");
         File.Delete(output);
     }
 
     private void Finish(UpdatePlan update)
     {
         string what = "merge";
-        // Without scratch an update is either served or merged, never both; the daemon has no option for a source on separate storage.
+        // Without a scratch area a COW cannot be served and merged at the same time. The daemon has no option for a source on separate
+        // storage.
         switch (_hasScratch && (_source is null || update.Finisher != Finisher.Daemon) ? update.Finisher : Finisher.Merge)
         {
             case Finisher.Serve:
@@ -277,11 +278,11 @@ internal sealed class Round : IDisposable
         }
         Same(_target, _base.See(_target.Length), $"the base after {what}");
         BinaryResult again = Binary.Run(["merge", .. Devices, "--json"]);
-        Expect(0, again, "merge of what is merged");
+        Expect(0, again, "merge of a merged COW");
         if (!again.Output.Contains("\"already_merged\":true",
-            StringComparison.Ordinal)) throw new SoakException($"after {what} something is left to merge: {again}");
+            StringComparison.Ordinal)) throw new SoakException($"after {what} the COW is not merged completely: {again}");
         Same(_target, _base.See(_target.Length), "the base after another merge");
-        if (File.Exists(Marker)) throw new SoakException($"{Marker} stays after {what}");
+        if (File.Exists(Marker)) throw new SoakException($"{Marker} still exists after {what}");
     }
 
     private void MergeInDaemon(UpdatePlan update)
@@ -311,7 +312,7 @@ internal sealed class Round : IDisposable
         if (_machine.DaemonEnd is { } end) throw new SoakException(end);
     }
 
-    /// <summary>A merge that is held before it begins leaves the base alone; then it gets a rate and continues.</summary>
+    /// <summary>Checks that a merge that is paused before it begins does not change the base. Then sets a rate and resumes it.</summary>
     private void HoldInDaemon(Talker talker, string name, string device)
     {
         byte[] before = _base.See(_image.Length);
@@ -319,7 +320,7 @@ internal sealed class Round : IDisposable
         Answer(talker, $"initiate_merge,{name}", "success");
         Answer(talker, $"getstatus,{name}", "snapshot-merge");
         ReadAll(device);
-        Same(before, _base.See(_image.Length), "the base below a merge that is held");
+        Same(before, _base.See(_image.Length), "the base during a paused merge");
         Tell("rate", "64M", name);
         Tell("resume", name);
     }
@@ -330,7 +331,7 @@ internal sealed class Round : IDisposable
     private static void Answer(Talker talker, string message, string begins)
     {
         string answer = talker.Ask(message);
-        if (!answer.StartsWith(begins, StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
+        if (!answer.StartsWith(begins, StringComparison.Ordinal)) throw new SoakException($"the daemon replies '{answer}' to '{message}'");
     }
 
     /// <summary>Reads the whole served image, in reads of unequal lengths.</summary>
@@ -367,7 +368,7 @@ internal sealed class Round : IDisposable
         throw new SoakException($"{what} is wrong from byte {at} on, in block {at / Block} of {expected.Length / Block}");
     }
 
-    /// <summary>A server that is read while it runs, until it is killed, has merged, or was read once.</summary>
+    /// <summary>Runs a server and reads its image: repeatedly until it is killed or has merged, or once if it does neither.</summary>
     private sealed class Served(Round round, string[] command, bool killed)
     {
         private const int Longest = 60_000, LongestMerge = 300_000;
@@ -375,10 +376,10 @@ internal sealed class Round : IDisposable
         private readonly Process _process = Binary.StartProgram(command[0], command[1..]);
         private readonly ManualResetEventSlim _ready = new(), _ended = new();
         private string? _error, _output;
-        private Exception? _unheard;
+        private Exception? _parseError;
         private bool _usable, _done;
 
-        /// <summary>The merge runs to its end in this server.</summary>
+        /// <summary>True if this server must complete the merge.</summary>
         public bool Merges { get; init; }
 
         public void Run()
@@ -390,11 +391,11 @@ internal sealed class Round : IDisposable
             {
                 if (!_ready.Wait(Longest)) throw new SoakException($"a server is neither ready nor ended after a minute: {_output}");
                 if (_usable) Read();
-                // A server that should have been killed but was not made fewer calls than the merge of the copies.
+                // Kill a server that was not killed because it made fewer calls than the merge of the copies.
                 if (killed && !_ended.IsSet) _process.Kill();
                 else if (!killed) _ = Libc.Kill(_process.Id, Libc.SIGTERM);
                 round._leavesSocket = killed;
-                if (!_process.WaitForExit(Longest)) throw new SoakException("a server still runs a minute after it was told to end");
+                if (!_process.WaitForExit(Longest)) throw new SoakException("a server still runs a minute after its stop signal");
             }
             finally
             {
@@ -407,7 +408,7 @@ internal sealed class Round : IDisposable
                 _ended.Dispose();
             }
             Interrupt.Check();
-            if (_unheard is { } cause) throw new SoakException($"a server says what is no event: {_output}", cause);
+            if (_parseError is { } cause) throw new SoakException($"a server printed a line that is not an event: {_output}", cause);
         }
 
         private void Read()
@@ -429,7 +430,7 @@ internal sealed class Round : IDisposable
             }
             catch (Exception e) when (killed && e is not SoakException && _ended.Wait(Longest))
             {
-                // The server was killed in the middle of an answer.
+                // The server was killed in the middle of a reply.
             }
         }
 
@@ -447,7 +448,7 @@ internal sealed class Round : IDisposable
                 }
                 catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException)
                 {
-                    _unheard ??= e;
+                    _parseError ??= e;
                 }
             }
             _ended.Set();

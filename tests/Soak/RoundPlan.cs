@@ -24,18 +24,18 @@ internal enum Interruption
     Kill,
     /// <summary>SIGTERM at a system call.</summary>
     Term,
-    /// <summary>SIGKILL at a system call, then all unflushed data is lost.</summary>
+    /// <summary>SIGKILL at a system call, followed by the loss of all unflushed data.</summary>
     PowerCut,
     /// <summary>The disks lose power at a system call, and the program continues without them.</summary>
     DisksVanish,
 }
 
-/// <summary>The program that merges to the end.</summary>
+/// <summary>The program that completes the merge.</summary>
 internal enum Finisher
 {
     Merge,
     Serve,
-    /// <summary>The daemon that runs through all rounds.</summary>
+    /// <summary>The daemon, which runs during all rounds.</summary>
     Daemon,
 }
 
@@ -46,20 +46,20 @@ internal sealed record MergeWay(string Io, int QueueDepth, int MemoryMiB, int Th
         chance.Percent(50) ? "uring" : "sync", 1 << chance.Below(8), 8 << chance.Below(3), 1 + chance.Below(4), chance.Percent(60),
             chance.Percent(10) ? 32 : 0);
 
-    /// <summary>The options that `merge` and `serve` have in common.</summary>
+    /// <summary>The options for both `merge` and `serve`.</summary>
     public string[] Arguments =>
     [
         "--io", Io, "--queue-depth", Text(QueueDepth), "--memory", $"{MemoryMiB}M", "--threads", Text(Threads), .. VerifyFirst
             ? Array.Empty<string>() : ["--no-verify-first"],
     ];
 
-    /// <summary>The options of `merge` only.</summary>
+    /// <summary>The options for `merge` only.</summary>
     public string[] Rate => RateMiB > 0 ? ["--rate", $"{RateMiB}M"] : [];
 
     internal static string Text(int number) => number.ToString(CultureInfo.InvariantCulture);
 }
 
-/// <summary>Options of `create`, and the system call at which a first attempt is killed: 0 for none.</summary>
+/// <summary>Options of `create`, and the number of the system call at which a first attempt is killed (0: none).</summary>
 internal sealed record CreateWay(int Format, string Compression, int BlockFactorKiB, int ClusterOps, bool Xor, int Threads,
     bool Check, int KilledAt)
 {
@@ -83,20 +83,21 @@ internal sealed record CreateWay(int Format, string Compression, int BlockFactor
 }
 
 /// <summary>
-/// An interruption: of a merge or of a server that merges, after a share of its system calls, and whether the image is read afterwards.
+/// An interruption of a merge, or of a server that merges (<paramref name="Serving"/>), after the share <paramref name="After"/> of its
+/// system calls. <paramref name="Look"/>: the image is read afterwards.
 /// </summary>
 internal sealed record Break(Interruption How, bool Serving, double After, bool Look, MergeWay Way);
 
 /// <summary>
 /// One update: created by `create` or by the tests' own writer, staged on the COW's device, interrupted, and merged to the end.
-/// <paramref name="StagedTwice"/> is the step of the first staging attempt after which the power fails; 0 for none.
-/// <paramref name="Held"/>: the daemon is asked to hold the merge before it begins.
+/// <paramref name="StagedTwice"/> is the step of a first staging attempt after which the power fails; 0 for no such attempt.
+/// <paramref name="Held"/>: the daemon's merge is paused before it begins.
 /// </summary>
 internal sealed record UpdatePlan(
     ulong Seed, CreateWay? Create, int StagedTwice, bool Marker, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way,
         bool CutAfter, bool Held);
 
-/// <summary>Every random choice of a round, which depends on its seed only.</summary>
+/// <summary>All random choices of a round. They depend only on its seed.</summary>
 internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, UpdatePlan[] Updates)
 {
     public static RoundPlan From(ulong seed)
@@ -104,7 +105,7 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
         Chance chance = new(Chance.Mix(seed));
         int blocks = 64 + chance.Below(1 << (6 + chance.Below(6)));
         Place cow = (Place)chance.Below(5), target = (Place)chance.Below(5);
-        // The power fails for both devices or for neither; half of the machines support it.
+        // Power cuts are possible only if both devices support them. Make that so in at least half of the rounds.
         if (chance.Percent(50))
         {
             Place[] cuttable = [Place.Ext4, Place.Xfs, Place.CutDisk, Place.CutDisk];
@@ -116,13 +117,13 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
         return new RoundPlan(seed, blocks, cow, target, updates);
     }
 
-    /// <summary>The seed of the round after that of <paramref name="seed"/>: 32 bits, which are easy to type.</summary>
+    /// <summary>The seed of the next round. It has only 32 bits, so that it is easy to type.</summary>
     public static ulong Next(ulong seed) => Chance.Mix(seed + 0x9e3779b97f4a7c15) >> 32;
 
-    /// <summary>Unflushed data on this storage can be lost.</summary>
+    /// <summary>True if unflushed data on this storage can be lost.</summary>
     public static bool LosesCache(Place place) => place is Place.Ext4 or Place.Xfs or Place.CutDisk;
 
-    /// <summary>The storage is a file, which can have a marker beside it.</summary>
+    /// <summary>True if the storage is a file, which can have a marker beside it.</summary>
     public static bool IsFile(Place place) => place is Place.Tmpfs or Place.Ext4 or Place.Xfs;
 
     public override string ToString() =>
@@ -144,10 +145,10 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
             Interruption how = (Interruption)chance.Below(4);
             if (cuts && chance.Percent(50)) how = Interruption.PowerCut;
             if (how == Interruption.DisksVanish && cow != Place.CutDisk && target != Place.CutDisk) how = Interruption.PowerCut;
-            // Both disks lose their power, or neither does, as in a real machine.
+            // As in a real machine, the power must fail for both disks; if that is impossible, kill the program instead.
             if (how is Interruption.PowerCut or Interruption.DisksVanish && !cuts) how = Interruption.Kill;
             double after = chance.Below(1000) / 1000.0;
-            // The last two thirds of the calls are those that write.
+            // Prefer the last two thirds of the calls, in which the merge writes.
             if (chance.Percent(60)) after = (1 + (2 * after)) / 3;
             breaks[i] = new Break(how, how != Interruption.Term && how != Interruption.DisksVanish && chance.Percent(35), after,
                 chance.Percent(50), MergeWay.By(chance));

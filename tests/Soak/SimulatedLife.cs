@@ -7,8 +7,8 @@ using Snapuserd.Tests.Simulator;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// The life of a machine whose disks are simulated, determined by one seed: one update on top of the other. Each is staged over the remains
-/// of the previous one on the COW's device, and merged by the real engine through power cuts, deaths and stops.
+/// The life of a machine with simulated disks, determined by a seed: several successive updates. Each is staged over the previous one on
+/// the COW's device. The real engine merges it, interrupted by power cuts, kills and stops.
 /// </summary>
 internal static class SimulatedLife
 {
@@ -28,7 +28,7 @@ internal static class SimulatedLife
             byte[] staged = new byte[Math.Max(fresh.Length, cowDevice.Length)];
             cowDevice.CopyTo(staged, 0);
             fresh.CopyTo(staged, 0);
-            // Half staged: the beginning is zeroed first and written last.
+            // The half-staged state: the beginning is still zero, because it is zeroed first and written last.
             byte[] half = (byte[])staged.Clone();
             half.AsSpan(0, Math.Min(4096, half.Length)).Clear();
             SimDisk[] disks = (merge with { Cow = new Image(staged) }).Disks();
@@ -56,13 +56,13 @@ internal static class SimulatedLife
                     Paced = chance.Percent(30),
                     SharesMemory = chance.Percent(60)
                 }, chance, arenas, disks, count);
-                int unlike = run.FirstWrongPage();
-                if (unlike >= 0) throw new SoakException($"block {unlike} of the merged image, read without merging, is wrong");
+                int wrong = run.FirstWrongPage();
+                if (wrong >= 0) throw new SoakException($"block {wrong} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && leg < legs && chance.Percent(25) ? 1 + chance.Below(steps) : 0);
                 if (leg > 0) totals.Resumes++;
                 if (leg >= legs && !run.Stopped) return run;
                 steps = Math.Max(run.Steps, 1);
-                // A merge that finds nothing to do takes no step and leaves no new state.
+                // A merge without work to do takes no step and makes no new state.
                 if (run.Left is not { } left) return run;
                 disks = left;
                 count = SimMerge.DurableCount(disks[0]);
@@ -77,7 +77,7 @@ internal static class SimulatedLife
         }
     }
 
-    /// <summary>A COW without its beginning is no update: nothing is written.</summary>
+    /// <summary>Checks that a COW without its beginning is refused, and that nothing is written.</summary>
     private static void Refused(MergeCase merge, SimDisk[] disks, Chance chance, Arenas arenas)
     {
         try

@@ -14,12 +14,12 @@ internal interface ICuttable
 }
 
 /// <summary>
-/// A file system on a loop device over a file in memory, whose power can be cut. The kernel's shutdown call with NOLOGFLUSH drops the
-/// contents of its caches, and the next mount replays the journal. The call's default mode would first write them.
+/// A file system on a loop device over a file in memory, whose power can be cut. The file system's shutdown ioctl with NOLOGFLUSH discards
+/// unwritten data, and the next mount replays the journal. In its default mode the ioctl would write the data first.
 /// </summary>
 internal sealed class FileSystem : ICuttable, IDisposable
 {
-    // EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN have the same number, and 2 is NOLOGFLUSH for both.
+    // 0x8004587d is both EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, and 2 is NOLOGFLUSH for both.
     private const string ShutDown = """
         open(my $folder, "<", $ARGV[0]) or die "$ARGV[0]: $!";
         my $mode = pack("I", 2);
@@ -54,16 +54,16 @@ internal sealed class FileSystem : ICuttable, IDisposable
 
     private void Mount()
     {
-        // The loop option makes this loop device end with the mount, however the mount ends. By default ext4 writes back every five
-        // seconds, and writes a file that replaces another at once: both would hide a missing flush.
+        // With the option loop, the loop device is removed when the mount ends in any way. By default, ext4 commits every five seconds and
+        // writes a file that replaces another at once. Both would hide a missing flush, so switch them off.
         LoopDevice.Call("mount", "-t", _type, "-o", _type == "ext4" ? "loop,commit=600,noauto_da_alloc" : "loop", _image, Folder);
         _mounted = true;
     }
 
     private void Unmount()
     {
-        // The ring of a killed process keeps its files open until the kernel has torn it down.
-        Until.True(() => Binary.RunProgram("umount", [Folder]).ExitCode == 0, $"{Folder} can be unmounted");
+        // Retry, because the ring of a killed process keeps its files open until the kernel has removed it.
+        Until.True(() => Binary.RunProgram("umount", [Folder]).ExitCode == 0, $"{Folder} to be unmounted");
         _mounted = false;
     }
 }
@@ -78,7 +78,7 @@ internal static class Until
         long end = Environment.TickCount64 + LongestMilliseconds;
         while (!condition())
         {
-            if (Environment.TickCount64 > end) throw new SoakException($"after a minute it is still not so that {what}");
+            if (Environment.TickCount64 > end) throw new SoakException($"waited a minute in vain for {what}");
             System.Threading.Thread.Sleep(5);
         }
     }
@@ -87,7 +87,7 @@ internal static class Until
 /// <summary>An error that a round found.</summary>
 internal sealed class SoakException(string message, Exception? cause = null) : Exception(message, cause);
 
-/// <summary>The storage of a COW or a base: a fixed number of bytes at a path, which may change with a power cut.</summary>
+/// <summary>The storage of a COW or a base, with a fixed length. Its path may change with a power cut.</summary>
 internal abstract class Store : IDisposable
 {
     /// <summary>Creates the storage, filled with zeros.</summary>
@@ -105,10 +105,10 @@ internal abstract class Store : IDisposable
     /// <summary>The object that loses power together with this storage; null if it cannot lose power.</summary>
     public virtual ICuttable? Power => null;
 
-    /// <summary>Processes whose death is the power cut of the disk.</summary>
+    /// <summary>Processes whose kill cuts the power of the disk.</summary>
     public virtual IEnumerable<int> Plugs => [];
 
-    /// <summary>Writes from the beginning on, durably, without the tested program.</summary>
+    /// <summary>Writes bytes to the beginning and flushes them, without the tested program.</summary>
     public void Put(byte[] bytes)
     {
         using (FileStream file = new(Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
@@ -119,13 +119,13 @@ internal abstract class Store : IDisposable
         LoopDevice.Call("sync", Path);
     }
 
-    /// <summary>The first bytes, as every process sees them.</summary>
+    /// <summary>The first bytes, as other processes read them.</summary>
     public byte[] See(int count) => Unlocked.Read(Path, count);
 
     public abstract void Dispose();
 }
 
-/// <summary>A file.</summary>
+/// <summary>Storage in a file.</summary>
 internal sealed class FileStore : Store
 {
     private readonly FileSystem? _fileSystem;
@@ -145,7 +145,7 @@ internal sealed class FileStore : Store
     public override void Dispose() => File.Delete(Path);
 }
 
-/// <summary>A loop device.</summary>
+/// <summary>Storage on a loop device.</summary>
 internal sealed class LoopStore : Store
 {
     private readonly string _file;
@@ -167,7 +167,7 @@ internal sealed class LoopStore : Store
     }
 }
 
-/// <summary>A loop device that loses its cache.</summary>
+/// <summary>Storage on a loop device that loses its cache at a power cut.</summary>
 internal sealed class CutStore : Store, ICuttable
 {
     private readonly string _file;

@@ -58,8 +58,9 @@ internal sealed class NbdExport
         while (BufferBytes > SmallestBuffer && Threads(options) < FewThreads) BufferBytes /= 2;
         int threads = Threads(options);
         if (threads == 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, "serving takes at least "
-                + $"{ReadContext.Bytes(view, 1, BufferBytes)} bytes of buffer memory, but only {options.MemoryBytes} are available; try a larger --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources,
+                $"serving takes at least {ReadContext.Bytes(view, 1, BufferBytes)} bytes of buffer memory, "
+                + $"but only {options.MemoryBytes} are available; try a larger --memory");
         // One thread is reserved for each connection, so that no client can take them all. Up to half of the threads go to connections with
         // many requests.
         Connections = Math.Clamp(Math.Min(connections, Math.Max(threads / 2, FewThreads)), 1, threads);
