@@ -7,7 +7,7 @@ using Snapuserd.Text;
 namespace Snapuserd.Host;
 
 /// <summary>
-/// Writes records to the kernel's log: one write(2) each to /dev/kmsg, "&lt;5&gt;snapuserd[123]: sentence". Not thread-safe.
+/// Writes records to the kernel's log: one write(2) each to /dev/kmsg, "&lt;5&gt;snapuserd[123]: message". Not thread-safe.
 /// <para>
 /// Unless printk.devkmsg=on is set, the kernel silently drops records after the tenth within five seconds from one descriptor. This class
 /// applies that limit itself, with a reserve for important records, and the next record says how many were left out.

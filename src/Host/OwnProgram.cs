@@ -6,7 +6,9 @@ namespace Snapuserd.Host;
 /// <summary>The executable file of this process.</summary>
 public static class OwnProgram
 {
-    /// <summary>Opens the file for reading; returns the descriptor. Exit code 66 if it was removed or /proc is not available.</summary>
+    /// <summary>
+    /// Opens the file for reading, and returns its descriptor. Throws with exit code 66 if the file was removed or /proc is not available.
+    /// </summary>
     public static int Open()
     {
         int own = -Errno.ENOENT;

@@ -67,8 +67,14 @@ public sealed class NbdDevice : IBlockServer
     public long Requests => _export.Requests;
 
     /// <summary>
-    /// Attaches the device, and returns its path. Throws with exit code 64 for an invalid name, 69 if the kernel has no NBD, 76 if the
-    /// requested device is in use, 77 without CAP_SYS_ADMIN, and 71 if no descriptors or threads are left.
+    /// Attaches the device, and returns its path. Throws with these exit codes:
+    /// <list type="bullet">
+    /// <item>64: the name is invalid;</item>
+    /// <item>69: the kernel has no NBD;</item>
+    /// <item>71: no descriptors or threads are left;</item>
+    /// <item>76: the requested device is in use;</item>
+    /// <item>77: the process lacks CAP_SYS_ADMIN.</item>
+    /// </list>
     /// </summary>
     public string Start()
     {

@@ -105,8 +105,14 @@ public sealed class NbdServer : IBlockServer
     internal long Now => _options.Time.Milliseconds;
 
     /// <summary>
-    /// Starts to listen, and returns the socket's path. Throws with exit code 64 for an invalid path, 73 if the socket cannot be made or
-    /// the path is another kind of file, 76 if a server listens there, 77 without permission, and 71 if no descriptors or threads are left.
+    /// Starts to listen, and returns the socket's path. Throws with these exit codes:
+    /// <list type="bullet">
+    /// <item>64: the path is invalid;</item>
+    /// <item>71: no descriptors or threads are left;</item>
+    /// <item>73: the socket cannot be made, or the path is another kind of file;</item>
+    /// <item>76: a server listens there;</item>
+    /// <item>77: the process lacks the permission.</item>
+    /// </list>
     /// </summary>
     public string Start()
     {
@@ -324,7 +330,7 @@ public sealed class NbdServer : IBlockServer
                 if (!full) shortage = LetIn();
                 if (shortage is -Errno.EPERM or -Errno.ENOSYS)
                 {
-                    // A sandbox forbids accept, which does not change: clients would wait for ever, and this thread would run in a busy
+                    // A sandbox forbids accept. Fail the server, because clients would wait for ever, and this thread would run in a busy
                     // loop.
                     _export.Fail($"NBD: no client can be let in: {ErrnoText.Of(shortage)}");
                     return;
@@ -353,7 +359,7 @@ public sealed class NbdServer : IBlockServer
         come = ready > 0 && fds[1].ReturnedEvents != 0;
         if (ready is -Errno.EPERM or -Errno.ENOSYS)
         {
-            // A sandbox forbids poll; without it this thread would run in a busy loop.
+            // A sandbox forbids poll. Fail the server, because this thread would run in a busy loop.
             _export.Fail($"NBD: no client can be let in: poll failed: {ErrnoText.Of(ready)}");
             return false;
         }
