@@ -57,7 +57,7 @@ public sealed class SuperviseTests
                 Binary.Path, "serve", "--cow", folder["missing"], "--base", folder["base"], "--device", "ublk", "--name", "ublkb7",
                 "--supervise"]);
         Assert.Equal(66, result.ExitCode);
-        Assert.DoesNotContain("is forgotten", result.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("are lost if", result.Error, StringComparison.Ordinal);
         Assert.Contains("SNAPUSERD_NAME=ublkb7", File.ReadAllText(log), StringComparison.Ordinal);
         Match given = Regex.Match(File.ReadAllText(log), "SNAPUSERD_REQUESTS=([0-9]+)");
         Assert.True(given.Success, "the server is told nothing");
