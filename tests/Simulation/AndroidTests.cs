@@ -14,8 +14,8 @@ namespace Snapuserd.Tests.Simulation;
 /// <summary>A model of Android's engine and our engine each continue from the state that the other left (design §8).</summary>
 public sealed class AndroidTests(ITestOutputHelper output)
 {
-    // Cases that fail an assertion of Android's merge thread, or that its parser does not know: our mark of a block in the middle of an
-    // unsafe Xor.
+    // Cases that Android refuses: one fails an assertion of its merge thread. In the other, our engine marks a block in the middle of an
+    // unsafe Xor with a magic that Android's parser does not know.
     private static readonly string[] s_refused = ["ordered-after-replace", "no-scratch-in-place"];
 
     public static IEnumerable<object[]> Small =>
@@ -42,7 +42,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
-    public void The_model_finishes_what_the_real_Android_left_half_done(string name)
+    public void Model_finishes_merges_that_the_real_Android_left_half_done(string name)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name, Golden.HalfCow(name), Golden.HalfBase(name));
@@ -52,13 +52,13 @@ public sealed class AndroidTests(ITestOutputHelper output)
         output.WriteLine(counts.ToString());
         Assert.Equal(1, counts.Ours);
         // After a kill inside its first window Android reads data that it has already overwritten. After a kill before the first write, or
-        // later, it does not.
+        // after that window, it does not.
         Assert.Equal(name.Contains("F1sync", StringComparison.Ordinal), counts.Defect5 > 0);
     }
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void The_model_merges_what_the_real_Android_merges(string name)
+    public void Model_merges_every_COW_that_the_real_Android_merges(string name)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name);
@@ -71,7 +71,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Small))]
-    public void Android_goes_on_in_every_state_that_a_crash_of_ours_leaves(string name, int window)
+    public void Android_continues_from_every_state_that_a_crash_of_ours_leaves(string name, int window)
     {
         AndroidCounts counts = new();
         MergeCase merge = SmallCases.Make(name, window);
@@ -94,7 +94,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Small))]
-    public void We_go_on_in_every_state_that_a_crash_of_Android_leaves(string name, int window)
+    public void Our_engine_continues_from_every_state_that_a_crash_of_Android_leaves(string name, int window)
     {
         if (name == "ordered-after-replace") return;
         AndroidCounts counts = new();
@@ -106,8 +106,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
             simulation.WeGoOn(most: 64);
         }
         output.WriteLine(counts.ToString());
-        // Without scratch Android loses data when it is stopped inside its one window; the states after that window are the only ones to
-        // continue from.
+        // Without scratch Android loses data when it is stopped inside its one window; only the states after that window can be continued.
         Assert.True(counts.Androids > (name.Contains("no-scratch", StringComparison.Ordinal) ? 0 : 20));
     }
 
@@ -116,7 +115,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     [InlineData("mixed", 2)]
     [InlineData("xor-unaligned-in-place", 3)]
     [InlineData("two-windows-and-plain", 2)]
-    public void A_crash_of_ours_in_what_Android_left_stops_neither_engine(string name, int window)
+    public void After_a_crash_of_ours_in_a_merge_that_Android_left_both_engines_can_continue(string name, int window)
     {
         AndroidCounts counts = new();
         MergeCase merge = SmallCases.Make(name, window);
@@ -131,7 +130,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     [InlineData("chain-up", 3)]
     [InlineData("xor-in-place", 2)]
     [InlineData("v2-clusters", 3)]
-    public void A_damaged_window_is_refused_before_the_base_is_touched_or_merged_rightly(string name, int window)
+    public void Damaged_window_is_refused_before_the_base_is_written_or_merged_correctly(string name, int window)
     {
         MergeCase merge = SmallCases.Make(name, window);
         using Arena arena = new(merge.ArenaBytes);
@@ -145,7 +144,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     [InlineData("the next count with state 2")]
     [InlineData("the next count before its blocks")]
     [InlineData("state 1 while the base is half written")]
-    public void The_model_catches_what_Android_could_not_go_on_from(string sabotage)
+    public void Model_detects_states_from_which_Android_could_not_continue(string sabotage)
     {
         MergeCase merge = SmallCases.Make("chain-up", 3);
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
@@ -210,7 +209,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Small))]
-    public void Both_engines_by_turns_reach_the_target(string name, int window)
+    public void Both_engines_in_turn_reach_the_target(string name, int window)
     {
         AndroidCounts counts = new();
         MergeCase merge = SmallCases.Make(name, window);
@@ -237,7 +236,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Android_goes_on_in_every_state_that_a_crash_of_ours_leaves_of_any_program_of_two_ops()
+    public void Android_continues_from_every_state_that_a_crash_of_ours_leaves_of_any_program_of_two_ops()
     {
         AndroidCounts counts = new();
         Tally tally = new();
@@ -248,7 +247,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Android_goes_on_in_every_state_that_a_crash_of_ours_leaves_of_some_programs_of_three_ops()
+    public void Android_continues_from_every_state_that_a_crash_of_ours_leaves_of_some_programs_of_three_ops()
     {
         AndroidCounts counts = new();
         Tally tally = new();
@@ -260,7 +259,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     [Theory]
     [InlineData("v3-lz4-64k-xor")]
     [InlineData("v2-gz-cluster7-labels")]
-    public void Both_engines_by_turns_reach_the_target_of_a_golden_merge(string name)
+    public void Both_engines_in_turn_reach_the_target_of_a_golden_merge(string name)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name);
@@ -275,7 +274,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     [InlineData("v2-gz-copyonly", 97)]
     [InlineData("v3-lz4-noseq", 131)]
     [InlineData("v2-zstd-noscratch", 37)]
-    public void Android_goes_on_in_states_that_we_leave_of_a_golden_merge(string name, int stride)
+    public void Android_continues_from_states_that_our_engine_leaves_of_a_golden_merge(string name, int stride)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name);
@@ -292,7 +291,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
     [Theory]
     [InlineData("v3-zstd-256k-xor", 211)]
     [InlineData("v2-brotli-xor", 307)]
-    public void We_go_on_in_states_that_Android_leaves_of_a_golden_merge(string name, int stride)
+    public void Our_engine_continues_from_states_that_Android_leaves_of_a_golden_merge(string name, int stride)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name);

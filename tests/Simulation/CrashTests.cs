@@ -45,7 +45,7 @@ public sealed class CrashTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Small))]
-    public void A_crash_at_any_step_of_a_small_merge_that_is_paused_and_slowed_now_and_then_loses_nothing(string name, int window)
+    public void Crash_at_any_step_of_a_small_merge_that_is_paused_and_slowed_at_times_loses_nothing(string name, int window)
     {
         MergeCase merge = SmallCases.Make(name, window) with { Paced = true };
         foreach (ulong seed in new ulong[] { 4, 5 })
@@ -92,7 +92,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData(false, 1)]
     [InlineData(true, 1)]
     [InlineData(true, 8)]
-    public void A_crash_undoes_two_checkpoint_intervals_at_the_most_also_while_a_flush_takes_long(bool slow, int blocks)
+    public void Crash_undoes_at_most_two_checkpoint_intervals_even_while_a_flush_takes_long(bool slow, int blocks)
     {
         MergeCase merge = Faults.LongStream(blocks) with { SlowFlushes = slow };
         using Arena arena = new(merge.ArenaBytes);
@@ -104,7 +104,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [Theory]
     [InlineData(16)]
     [InlineData(32)]
-    public void Checkpoint_comes_by_bytes_also_where_more_intervals_may_be_written_uncounted(int blocks)
+    public void Checkpoint_comes_by_bytes_even_if_more_intervals_may_be_written_uncounted(int blocks)
     {
         for (ulong seed = 1; seed <= 4; seed++)
             output.WriteLine($"a checkpoint every {blocks} blocks: {Faults.CheckpointsByBytes(blocks, seed)}");
@@ -122,8 +122,8 @@ public sealed class CrashTests(ITestOutputHelper output)
             long steps = 0;
             MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => steps++);
             output.WriteLine($"{result.Checkpoints} checkpoints in {steps * stepMilliseconds} ms");
-            // Each checkpoint takes at most two intervals, which the run has checked at every step, and at least one, apart from the one at
-            // the end.
+            // Between two checkpoints lie at most two intervals, which the run has checked at every step. Except before the last one, there
+            // is at least one interval.
             Assert.InRange(result.Checkpoints, 2, 2 + (steps * stepMilliseconds / merge.Options.CheckpointMilliseconds));
         }
     }
@@ -132,7 +132,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData("chain-up", 2)]
     [InlineData("chain-down", 3)]
     [InlineData("xor-in-place", 3)]
-    public void Window_that_only_the_page_cache_holds_is_made_durable_before_the_base_is_touched(string name, int window)
+    public void Window_that_only_the_page_cache_holds_is_made_durable_before_the_base_is_written(string name, int window)
     {
         MergeCase merge = SmallCases.Make(name, window);
         using Arena arena = new(merge.ArenaBytes);
@@ -144,7 +144,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         // Header, entries and slots appear written, but the COW on the medium is unchanged.
         SimDisk[] disks = [SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache), new SimDisk(merge.Base)];
         using Explorer explorer = new(merge, new Thoroughness { Seed = 9, Crashes = 2 });
-        explorer.Explore(disks, "a flush of scratch failed unseen");
+        explorer.Explore(disks, "an earlier flush of scratch failed unnoticed");
         output.WriteLine(explorer.Counts);
     }
 

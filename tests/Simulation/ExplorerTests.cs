@@ -11,7 +11,7 @@ public sealed class ExplorerTests
     [InlineData("mixed", Page.Size)]
     [InlineData("xor-in-place", Page.Size)]
     [InlineData("v2-clusters", Page.Sector)]
-    public void Every_distinct_state_is_shown_once_before_it_is_recovered(string name, int grain)
+    public void Hook_gets_every_distinct_state_once_before_its_recovery(string name, int grain)
     {
         HashSet<(ulong, ulong)> shown = [];
         int twice = 0;
@@ -28,7 +28,7 @@ public sealed class ExplorerTests
     }
 
     [Fact]
-    public void A_target_that_is_not_reached_is_reported_with_seed_and_history()
+    public void Unreached_target_is_reported_with_seed_and_history()
     {
         MergeCase merge = SmallCases.Make("mixed");
         byte[] wrong = merge.Target.ToArray();
@@ -41,7 +41,7 @@ public sealed class ExplorerTests
     }
 
     [Fact]
-    public void What_a_hook_throws_is_a_loss_with_a_history()
+    public void Exception_of_a_hook_is_reported_as_a_loss_with_a_history()
     {
         using Explorer explorer = new(SmallCases.Make("chain-up"), new Thoroughness())
         {
@@ -53,7 +53,7 @@ public sealed class ExplorerTests
     }
 
     [Fact]
-    public void Hash_of_an_image_follows_its_contents_and_is_that_of_its_sectors()
+    public void Hash_of_an_image_changes_with_its_contents_and_is_computable_from_its_sectors()
     {
         byte[] bytes = SmallCases.Random(3, 4);
         Image changed = new(bytes), other = changed.Copy();

@@ -17,7 +17,7 @@ public sealed class FaultTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Small))]
-    public void Any_fault_of_any_request_is_absorbed_or_stops_the_merge_where_the_next_run_goes_on(string name, int window)
+    public void Any_fault_of_any_request_is_absorbed_or_stops_the_merge_where_the_next_run_continues(string name, int window)
     {
         int sweeps = 0;
         Faults.Small(name, window, (ulong)window, 1, sweep =>
@@ -30,7 +30,7 @@ public sealed class FaultTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Any_fault_while_much_is_in_flight_is_absorbed_or_stops_the_merge_where_the_next_run_goes_on()
+    public void Any_fault_with_many_requests_in_flight_is_absorbed_or_stops_the_merge_where_the_next_run_continues()
     {
         using FaultSweep sweep = new(Faults.Stream(), 6);
         sweep.Sweep(stride: 5);
@@ -42,7 +42,7 @@ public sealed class FaultTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Sampled))]
-    public void Faults_of_a_whole_merge_are_absorbed_or_stop_it_where_the_next_run_goes_on(string name, int stride)
+    public void Faults_of_a_whole_merge_are_absorbed_or_stop_it_where_the_next_run_continues(string name, int stride)
     {
         using FaultSweep sweep = new(Faults.Golden(name), 5);
         sweep.Sweep(stride, 17);

@@ -17,7 +17,7 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
     [InlineData(1)]
     [InlineData(int.MaxValue + 1L)]
     [InlineData(-1)]
-    public void Count_that_changes_after_the_validation_is_another_merge_and_nothing_is_written(long count)
+    public void Count_that_changes_after_the_validation_fails_as_in_use_by_another_merge(long count)
     {
         HostileFile file = HostileFiles.Small(3, CowCompression.Gz);
         byte[] baseImage = HostileFiles.Base(0);
@@ -25,7 +25,7 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
         bool first = true;
         HostileOutcome outcome = trial.TryLiar(file.Bytes, baseImage, 1, 0, (offset, bytes) =>
         {
-            // The second read of the header as a part of a page: not the parser's read.
+            // The first read of the header, by the parser, returns the true count; every later one returns the changed count.
             if (offset != 0) return;
             if (!first) BinaryPrimitives.WriteInt64LittleEndian(bytes.Span[CowHeader.MergeCountOffset..], count);
             first = false;
@@ -39,7 +39,7 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
     [InlineData(2, CowCompression.None)]
     [InlineData(3, CowCompression.Zstd)]
     [InlineData(3, CowCompression.Lz4)]
-    public void Device_that_lies_from_any_read_on_gets_a_typed_answer_and_no_block_that_no_op_writes(int version,
+    public void Device_that_returns_changed_data_causes_a_typed_error_and_no_write_to_a_block_without_an_op(int version,
         CowCompression compression)
     {
         const ulong seeds = 500;
@@ -61,6 +61,6 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
             }
         }
         output.WriteLine($"{done} done, {refused} refused");
-        Assert.True(done > 0 && refused > 0, $"{done} done, {refused} refused: the lies are not about what matters");
+        Assert.True(done > 0 && refused > 0, $"{done} done, {refused} refused: the changes must affect some runs and not others");
     }
 }

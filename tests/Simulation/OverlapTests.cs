@@ -8,8 +8,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.Simulation;
 
 /// <summary>
-/// A base and a source that share storage without being the same. Each program is refused before the first write, and rightly so, or ends
-/// in the target.
+/// A base and a source that share storage without being the same. Each program is refused before the first write, for a valid reason, or
+/// ends in the target.
 /// </summary>
 public sealed class OverlapTests(ITestOutputHelper output)
 {
@@ -60,18 +60,18 @@ public sealed class OverlapTests(ITestOutputHelper output)
         Overlaps.CheckLong(Enumerable.Range(1, 40).Select(seed => (ulong)seed), tally);
         Tell(tally);
         foreach (OverlapVerdict verdict in new[] { OverlapVerdict.Mergeable, OverlapVerdict.NoWay, OverlapVerdict.SourceGone })
-            Assert.True(Overlaps.Of(verdict) > 100, $"{verdict} is hardly met");
+            Assert.True(Overlaps.Of(verdict) > 100, $"too few programs have the verdict {verdict}");
     }
 
     [Fact]
-    public void A_program_is_read_back_from_the_word_that_repeats_it()
+    public void Program_equals_the_one_parsed_from_its_argument()
     {
         IEnumerable<OverlapProgram> programs = Overlaps.All(1, Seed).Take(50).Concat(Overlaps.Some(3, Seed).Take(50));
         foreach (OverlapProgram program in programs) Assert.Equal(program.ToString(), OverlapProgram.Parse(program.ToString()).ToString());
     }
 
     [Fact]
-    public void Shifts_are_all_of_a_sector_up_to_more_than_three_blocks_with_sources_inside_around_and_beside_the_base()
+    public void Shifts_cover_every_sector_up_to_more_than_three_blocks_with_sources_inside_around_and_beside_the_base()
     {
         HashSet<int> shifts = [];
         foreach (Geometry geometry in Overlaps.Shifts)

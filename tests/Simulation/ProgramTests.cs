@@ -13,7 +13,7 @@ public sealed class ProgramTests(ITestOutputHelper output)
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void Every_program_of_so_many_ops_over_four_blocks_survives_a_crash_at_any_step_and_another_in_its_recovery(int length)
+    public void Every_program_of_a_length_over_four_blocks_survives_a_crash_at_any_step_and_another_in_its_recovery(int length)
     {
         Tally tally = new();
         long covered = Programs.CheckLists(Programs.AllLists(length, Seed), Seed, tally);
@@ -23,7 +23,7 @@ public sealed class ProgramTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Some_programs_of_four_ops_survive_as_well()
+    public void Some_programs_of_four_ops_survive_crashes()
     {
         Tally tally = new();
         long covered = Programs.CheckLists(Programs.SomeLists(4, Seed).Take(1500), Seed, tally);
@@ -32,7 +32,7 @@ public sealed class ProgramTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Every_list_of_ops_is_in_one_class_whatever_the_seed()
+    public void Every_list_of_ops_is_in_one_class_with_any_seed()
     {
         foreach (ulong seed in new ulong[] { 1, 2, 3 })
             Assert.Equal(Programs.Lists(2), Programs.AllLists(2, seed).Sum(list => (long)list.Class));
@@ -40,18 +40,19 @@ public sealed class ProgramTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Renaming_keeps_neighbours_of_ops_on_two_blocks_and_nothing_else()
+    public void Renaming_keeps_only_the_neighbours_of_ops_on_two_blocks()
     {
-        // Copies alone: any two pairs of blocks are equivalent, so the class of one copy between two blocks has all twelve.
+        // Any two pairs of blocks are equivalent for Copies alone, so the class of one Copy between two blocks has all twelve.
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'C' } op && op.Block != op.From && list.Class == 12);
-        // A source across two blocks that also is the destination's: three positions for the pair, and none at the device's end.
+        // An op whose source lies across its own destination and the next block: the pair has three positions, none of them at the device's
+        // end.
         Assert.Contains(Programs.AllLists(1, Seed),
             list => list.Ops[0] is { Kind: 'Y' } op && op.Block == op.From && op.From < 3 && list.Class == 3);
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'S', Block: 3 } && list.Class == 1);
     }
 
     [Fact]
-    public void A_program_is_read_back_from_the_word_that_repeats_it()
+    public void Program_equals_the_one_parsed_from_its_argument()
     {
         foreach ((SmallOp[] ops, _) in Programs.AllLists(2, Seed))
             foreach (SmallProgram program in Programs.Variants(ops, Seed))

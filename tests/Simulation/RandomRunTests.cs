@@ -8,7 +8,7 @@ namespace Snapuserd.Tests.Simulation;
 public sealed class RandomRunTests(ITestOutputHelper output)
 {
     [Fact]
-    public void Long_merges_that_crash_and_stop_again_and_again_under_changing_options_reach_the_target()
+    public void Long_merges_that_crash_and_stop_repeatedly_under_changing_options_reach_the_target()
     {
         Tally tally = new();
         RandomRuns.CheckAll(Enumerable.Range(1, 600).Select(seed => (ulong)seed), tally);

@@ -16,7 +16,7 @@ namespace Snapuserd.Tests.Simulation;
 public sealed class ReaderTests(ITestOutputHelper output)
 {
     [Fact]
-    public void What_a_reader_was_sent_to_stays_wherever_the_merge_comes_between_his_steps()
+    public void Location_that_a_reader_looked_up_stays_valid_wherever_the_merge_runs_between_its_steps()
     {
         int schedules = GateCases.Check();
         output.WriteLine($"{schedules} schedules");
@@ -24,7 +24,7 @@ public sealed class ReaderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void A_read_shows_the_target_wherever_the_merge_comes_between_two_steps_of_its_way_in()
+    public void Read_returns_the_target_wherever_the_merge_runs_between_two_steps_of_its_entry()
     {
         int reads = EntryCases.Check();
         output.WriteLine($"{reads} reads");
@@ -36,7 +36,7 @@ public sealed class ReaderTests(ITestOutputHelper output)
     [InlineData("mixed")]
     [InlineData("two-windows-and-plain")]
     [InlineData("replace-over-source")]
-    public void Readers_are_looked_at_and_waited_for(string name)
+    public void Simulation_checks_readers_and_the_merge_waits_for_them(string name)
     {
         (long reads, long looks, long waits) before = (SimReaders.Reads, SimReaders.Looks, SimReaders.Waits);
         MergeCase merge = SmallCases.Make(name);
@@ -48,7 +48,7 @@ public sealed class ReaderTests(ITestOutputHelper output)
         Assert.True(SimReaders.Waits > before.waits);
     }
 
-    /// <summary>How far a merge gets, in ops counted and window claimed, with a reader inside that never leaves.</summary>
+    /// <summary>The count and the claimed window at which a merge stops because a reader inside never leaves.</summary>
     [Theory]
     // No op overwrites blocks that a reader needs: everything is merged. With more than one checkpoint, the last publication to the readers
     // waits.
@@ -59,7 +59,8 @@ public sealed class ReaderTests(ITestOutputHelper output)
     // The first window is claimed and not written.
     [InlineData("chain-up", 0, true)]
     [InlineData("xor-in-place", 0, true)]
-    public void A_reader_who_never_leaves_stops_a_merge_only_where_it_destroys_what_he_may_read(string name, int counted, bool claimed)
+    public void Reader_that_never_leaves_stops_a_merge_only_where_it_would_destroy_data_that_the_reader_may_read(string name,
+        int counted, bool claimed)
     {
         MergeCase merge = (name == "plain" ? Plain() : SmallCases.Make(name)) with { StuckReader = true, MayBeLost = false };
         using Arena arena = new(merge.ArenaBytes);
@@ -78,7 +79,7 @@ public sealed class ReaderTests(ITestOutputHelper output)
     [InlineData("chain-up")]
     [InlineData("replace-over-source")]
     [InlineData("two-windows-and-plain")]
-    public void A_merge_that_waits_for_a_reader_who_never_leaves_stops_when_it_is_asked_to(string name)
+    public void Merge_that_waits_for_a_reader_that_never_leaves_stops_on_request(string name)
     {
         MergeCase merge = (name == "plain" ? Plain() : SmallCases.Make(name)) with { StuckReader = true };
         using Arena arena = new(merge.ArenaBytes);
@@ -99,7 +100,7 @@ public sealed class ReaderTests(ITestOutputHelper output)
             }
             catch (StuckException)
             {
-                Assert.True(step < at, $"asked to stop at step {at} of {step}, and waited for a reader");
+                Assert.True(step < at, $"the stop was requested at step {at} of {step}, and the merge waited for a reader");
             }
             SimMerge.Run(merge with { StuckReader = false }, Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true)), arena,
                 1, () => { });
@@ -141,7 +142,7 @@ public sealed class ReaderTests(ITestOutputHelper output)
     [InlineData("mixed")]
     [InlineData("chain-up")]
     [InlineData("replace-over-source")]
-    public void A_device_error_of_a_reader_is_his_alone(string name)
+    public void Device_error_of_a_reader_does_not_stop_the_merge(string name)
     {
         MergeCase merge = SmallCases.Make(name);
         using Arena arena = new(merge.ArenaBytes);

@@ -42,7 +42,7 @@ public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) :
 
     [Theory]
     [MemberData(nameof(Controls))]
-    public void Engine_that_is_built_in_the_same_way_without_a_change_passes(string name)
+    public void Unchanged_engine_built_in_the_same_way_passes(string name)
     {
         SabotageResult result = runs.Of(name);
         output.WriteLine(result.Line);
@@ -50,7 +50,7 @@ public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) :
     }
 
     [Fact]
-    public void Sabotages_differ_and_each_still_fits_the_source()
+    public void Sabotages_are_distinct_and_each_fits_the_source()
     {
         Assert.True(Sabotages.All.Count >= 15, $"only {Sabotages.All.Count}");
         Assert.Equal(Sabotages.All.Count, Sabotages.All.Select(sabotage => sabotage.Name).Distinct().Count());
@@ -58,7 +58,7 @@ public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) :
     }
 
     [Fact]
-    public void Snippet_that_is_gone_or_there_twice_is_reported()
+    public void Missing_or_repeated_snippet_is_reported()
     {
         InvalidOperationException gone = Assert.Throws<InvalidOperationException>(
             () => new Sabotage("gone", "", new SourceEdit("Merge/MetadataImage.cs", "void Commit()", "no such text", "")).Sources());

@@ -14,7 +14,7 @@ public sealed class SoakPlanTests
     private static readonly RoundPlan[] s_plans = [.. Seeds(1).Take(Rounds).Select(RoundPlan.From)];
 
     [Fact]
-    public void A_seed_gives_the_same_round_again_whatever_came_before()
+    public void Seed_gives_the_same_round_after_any_other_rounds()
     {
         foreach (RoundPlan plan in s_plans.Take(100))
         {
@@ -27,10 +27,10 @@ public sealed class SoakPlanTests
     }
 
     [Fact]
-    public void Seeds_of_a_run_do_not_come_again() => Assert.Equal(Rounds, s_plans.Select(plan => plan.Seed).Distinct().Count());
+    public void Seeds_of_a_run_do_not_repeat() => Assert.Equal(Rounds, s_plans.Select(plan => plan.Seed).Distinct().Count());
 
     [Fact]
-    public void Every_pair_of_places_and_every_way_to_interrupt_and_to_finish_comes_up()
+    public void Every_pair_of_places_and_every_way_to_interrupt_and_to_finish_occurs()
     {
         Assert.Equal(25, s_plans.Select(plan => (plan.Cow, plan.Base)).Distinct().Count());
         UpdatePlan[] updates = [.. s_plans.SelectMany(plan => plan.Updates)];

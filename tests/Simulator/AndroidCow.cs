@@ -74,7 +74,7 @@ public sealed class AndroidCow
         }
     }
 
-    /// <summary>The payload of a Replace or Xor, decoded: as many bytes as the op has blocks.</summary>
+    /// <summary>The payload of a Replace or Xor, decoded: one block of data for each block of the op.</summary>
     public byte[] Unit(AndroidOp op)
     {
         lock (_units)
@@ -83,7 +83,8 @@ public sealed class AndroidCow
             unit = new byte[op.Blocks * Page.Size];
             byte[] stored = new byte[op.DataLength];
             _image.Read(op.DataOffset, stored);
-            // cow-format §7.1: v3 and the block codecs store data that does not shrink as it is; gz and brotli in v2 never do.
+            // cow-format §7.1: v3 and the block codecs store data unchanged if compression does not shrink it; gz and brotli in v2 never
+            // do.
             bool raw = _compression == CowCompression.None
                 || (stored.Length == unit.Length && (_isV3 || _compression is CowCompression.Lz4 or CowCompression.Zstd));
             using UnitDecoder decoder = new();

@@ -18,7 +18,7 @@ public enum AndroidEnd
     Stuck,
 }
 
-/// <summary>How a run of the model ended, and why if not well.</summary>
+/// <summary>How a run of the model ended, and for an unsuccessful one the reason.</summary>
 public readonly record struct AndroidOutcome(AndroidEnd End, string Why = "");
 
 /// <summary>
@@ -39,15 +39,15 @@ public readonly record struct AndroidOutcome(AndroidEnd End, string Why = "");
 /// <para>
 /// Android itself is not crash-safe in these cases; callers must allow for them:
 /// <list type="bullet">
-/// <item>Defect 5: with num_merge_ops = 0, Android does not count the start as a resume. Until the merge thread starts window 0, the blocks
-/// of that window are read from the Source, which a crash inside window 0 has half overwritten. <see cref="ReadsHalfOverwrittenSource"/>
-/// names the blocks.</item>
+/// <item>Defect 5: with num_merge_ops = 0, Android does not count the start as a resume. Until the merge thread starts window 0, readers
+/// get the blocks of that window from the Source, which a crash inside window 0 has half overwritten.
+/// <see cref="ReadsHalfOverwrittenSource"/> names the blocks.</item>
 /// <item>Defect 7: count and state are two stores. A crash between them leaves state 2 with the entries of the ops before the count. From
 /// then on Android is <see cref="AndroidEnd.Stuck"/>; only Android leaves such a state.</item>
 /// <item>Without scratch a crash inside a window that reads what it overwrites loses data: <see cref="IsCrashSafe"/>.</item>
-/// <item>It writes Base on the strength of a count that it found in the page cache. If the process that wrote that count died before
-/// flushing it, and the power fails while Android merges on, the old count comes back: <see cref="TrustsUnflushedCount"/>. The same is true
-/// of data that a failed flush has dropped; no test here creates that case.</item>
+/// <item>It relies on a count that it found in the page cache, and writes Base. If the process that wrote that count died before flushing
+/// it, and the power fails while Android continues the merge, the old count comes back: <see cref="TrustsUnflushedCount"/>. The same is
+/// true of data that a failed flush has dropped; no test here creates that case.</item>
 /// </list>
 /// </para>
 /// </summary>
@@ -140,7 +140,7 @@ public sealed class AndroidModel
         _hadWindowAtLoad = _populateFromCow = _hasScratch && _orderedAtLoad && Mapping(_cow.HeaderBytes, 1)[0] == Valid;
         _metadata = new byte[_metadataBytes];
         _data = new byte[Math.Min(Window, ordered) * Page.Size];
-        // Only the part of the 2 MiB of anonymous memory that is used.
+        // Allocates only the used part of Android's 2 MiB of anonymous memory.
         if (!_hasScratch) _anonymous = new byte[_cow.HeaderBytes + _metadataBytes + _data.Length];
         if (!_hasScratch) _safeFrom = EndOfOverlaps();
     }
@@ -171,7 +171,7 @@ public sealed class AndroidModel
     /// </summary>
     public bool TrustsUnflushedCount { get; private set; }
 
-    /// <summary>Ops per window and group.</summary>
+    /// <summary>Maximum number of ops per window and group.</summary>
     public int Window { get; }
 
     /// <summary>num_merge_ops at this point of the run.</summary>
@@ -400,7 +400,7 @@ public sealed class AndroidModel
         }
         int left = blocks, next = position;
         for (; next < Order.Count && _map.ContainsKey(Order[next].NewBlock); next++) left--;
-        if (left != 0) return $"{left} of {blocks} entries are not of the ops from {position} on";
+        if (left != 0) return $"{left} of {blocks} entries do not belong to the ops from {position} on";
         for (int i = 0; i < blocks; i++)
             if (!Order[position + i].IsOrdered) return $"entry {i} stands for a {Order[position + i].Type}";
         _populateFromCow = false;

@@ -22,7 +22,7 @@ public sealed class AndroidCounts
     public long Androids { get; set; }
     /// <summary>Of these, those at which Android itself would be stuck for ever (defect 7).</summary>
     public long Torn { get; set; }
-    /// <summary>States that Android's model left, repeated ones included.</summary>
+    /// <summary>States that Android's model left, including repeated ones.</summary>
     public long Left { get; set; }
     /// <summary>Blocks served by the model and compared.</summary>
     public long Reads { get; set; }
@@ -52,9 +52,8 @@ public sealed class AndroidCounts
 
     /// <summary>The counters in one line.</summary>
     public override string ToString() =>
-        $"{Ours} of our states merged by Android, {Refused} refused by it, {Androids} of Android's merged by us, {Torn} of them where it "
-        + "is stuck itself, "
-        + $"{Reads} reads, {Defect5} wrong by its defect 5, {LeftOut} power cuts left out";
+        $"{Ours} of our states merged by Android, {Refused} refused by Android, {Androids} of Android's merged by us, "
+        + $"{Torn} of them where Android itself is stuck, {Reads} reads, {Defect5} wrong by defect 5, {LeftOut} power cuts skipped";
 }
 
 /// <summary>
@@ -82,14 +81,14 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// Every n-th moment with Base partly written at which every block is served; larger images would take too long at each of them.
+    /// While Base is partly written, every block is read at every n-th moment only: reading a large image at each moment takes too long.
     /// </summary>
     public int ReadStride { get; init; } = 1;
 
     /// <summary>The unit in which a page tears, in bytes: 512 or 4096.</summary>
     public int Grain { get; init; } = Page.Size;
 
-    /// <summary>Ops between Android's commits in its last phase; two, so that small merges have several commits.</summary>
+    /// <summary>Ops between Android's commits in its last phase; the default of two gives even small merges several commits.</summary>
     public int CommitOps { get; init; } = 2;
 
     /// <summary>Beginnings of the reasons for which Android may refuse states of this case; empty if it must refuse none.</summary>
@@ -110,10 +109,10 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// Android merges and is stopped everywhere. After every <paramref name="stride"/>-th store, write and sync its process dies, and the
-    /// power fails with up to <paramref name="most"/> combinations of the data that is not durable. Our engine continues from each distinct
-    /// state. Then <paramref name="crashes"/> crashes of our engine follow, at any step; after each of them both engines must be able to
-    /// continue.
+    /// Android merges and is stopped at many points. After every <paramref name="stride"/>-th store, write and sync its process dies, and
+    /// the power fails with up to <paramref name="most"/> combinations of the data that is not durable. Our engine continues from each
+    /// distinct state. Then <paramref name="crashes"/> crashes of our engine follow, at any step; after each of them both engines must be
+    /// able to continue.
     /// </summary>
     public void WeGoOn(int most, int stride = 1, int crashes = 0)
     {
@@ -162,7 +161,7 @@ public sealed class AndroidSimulation
 
     /// <summary>
     /// A window that Android has just persisted, with damage that neither engine causes. Our engine recovers it if it has only one
-    /// interpretation. Otherwise it must fail with exit code 65 and leave the base alone. Returns how often it failed with 65.
+    /// interpretation. Otherwise it must fail with exit code 65 and leave the base alone. Returns how often it failed with exit code 65.
     /// </summary>
     public int DamagedWindows()
     {
@@ -191,7 +190,7 @@ public sealed class AndroidSimulation
                         {
                             refused++;
                             if (damaged[1].Pending.Count > 0 || damaged[1].Durable.FirstDifference(disks[1].Cache) >= 0)
-                                throw new LostDataException("exit code 65, and the base was written");
+                                throw new LostDataException("the merge ended with exit code 65 after it had written the base");
                         }
                     }
                 }
@@ -295,7 +294,7 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// A random merge for each seed, on all processors; throws at the first that is lost, with the command that repeats it.
+    /// A random merge for each seed, on all processors. Throws at the first failure, with the command that repeats it.
     /// </summary>
     public static void CheckAll(IEnumerable<ulong> seeds, AndroidCounts counts, Tally tally, double seconds = double.PositiveInfinity) =>
         Crew.Share(seeds, (seed, arenas) =>
@@ -331,8 +330,8 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// The reasons for which Android may refuse states of this case: our mark of an unsafe block, and an order, as the product's reader
-    /// sees it, that fails an assertion of Android's.
+    /// The reasons for which Android may refuse states of this case: the magic by which our engine marks an unsafe block, and a merge order
+    /// that fails an assertion of Android's. The product's reader determines the order.
     /// </summary>
     public static IReadOnlyList<string> Refusals(MergeCase merge)
     {
@@ -403,7 +402,7 @@ public sealed class AndroidSimulation
             throw new LostDataException($"Android refuses: {outcome.Why}");
         if (outcome.End != AndroidEnd.Merged) return outcome;
         ServeAll(model, "merged");
-        // If nothing is left to do, Android does not flush the last count of a dead predecessor, which may be in the cache only.
+        // If no op remains, Android does not flush the last count of a process that died; this count may be in the cache only.
         if (model.Count != model.Cow.Order.Count)
             throw new LostDataException($"Android ended with {model.Count} of {model.Cow.Order.Count} ops counted");
         CheckEnd(disks, model.Committed ? model.Count : SimMerge.DurableCount(disks[0]));

@@ -28,24 +28,24 @@ public static class Battery
     public const string Pages = "buffers given back on systems with pages of three sizes";
 
     /// <summary>The name of the step in which a merge runs between two steps of a reader.</summary>
-    public const string Entering = "a merge between two steps of a reader's way in";
+    public const string Entering = "a merge between two steps of a reader's entry";
 
     /// <summary>The name of the step whose scratch does not match the count.</summary>
-    public const string Scratched = "scratch that is not what the count announces";
+    public const string Scratched = "scratch that does not match the count";
 
     /// <summary>The name of the step that begins with everything merged and nothing flushed.</summary>
     public const string Done = "a merge that another program has finished and not flushed";
 
     /// <summary>The name of the step whose COW changes.</summary>
-    public const string Changing = "a COW that changes after its head was read";
+    public const string Changing = "a COW that changes after its metadata was read";
 
     /// <summary>The name of the step whose windows have lists of several sectors.</summary>
-    public const string LongLists = "a cut in a list of entries of several sectors";
+    public const string LongLists = "a power cut in a list of entries of several sectors";
 
     /// <summary>The name of the step whose transfers are short and then cancelled.</summary>
-    public const string Cancelled = "a plain call after a short transfer";
+    public const string Cancelled = "a synchronous call after a short transfer";
 
-    /// <summary>The steps, in this order: quick steps that detect most come first.</summary>
+    /// <summary>The steps, in this order: the quick ones that detect most defects come first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
         ("readers who enter at any moment", () => GateCases.Check()),
@@ -102,14 +102,14 @@ public static class Battery
     private static string Check(Exception e)
     {
         while (e.InnerException is { } inner) e = inner;
-        // A simulator that does not run at all has detected nothing.
+        // A simulator that cannot run has detected nothing.
         if (e is IOException or TypeLoadException or MissingMemberException or BadImageFormatException or InvalidProgramException) throw e;
         return e switch
         {
             ContractViolationException => "the contract of the block queue",
             InvalidOperationException => Sabotage.Assertion,
             SnapuserdException stop => $"a merge that must not stop (code {(int)stop.Code})",
-            LostDataException => "the comparison with what must come out",
+            LostDataException => "the comparison with the expected result",
             _ => $"an exception ({e.GetType().Name})",
         };
     }
@@ -203,11 +203,11 @@ public static class Battery
         ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
         int entry = (int)layout.EntryOffset(0), next = (int)layout.EntryOffset(1);
         Refuses(merge, claimed, "the first entry names another block", page => page[entry] ^= 1);
-        Refuses(merge, claimed, "the first entry points elsewhere", page => page[entry + 9] ^= 16);
-        Refuses(merge, claimed, "there is no entry", page => page.AsSpan(entry, 16).Clear());
+        Refuses(merge, claimed, "the first entry has a wrong offset", page => page[entry + 9] ^= 16);
+        Refuses(merge, claimed, "the list has no entry", page => page.AsSpan(entry, 16).Clear());
         if (BinaryPrimitives.ReadUInt64LittleEndian(claimed[0].Cache[0].Bytes[(next + 8)..]) == 0) return;
         Refuses(merge, claimed, "the second entry names another block", page => page[next] ^= 1);
-        Refuses(merge, claimed, "the entries have changed places", page =>
+        Refuses(merge, claimed, "two entries are swapped", page =>
         {
             byte[] first = page[entry..next];
             page.AsSpan(next, 16).CopyTo(page.AsSpan(entry));
@@ -234,7 +234,7 @@ public static class Battery
         if (Enumerable.Range(count, cow.Order.Count - count).Any(position => cow[cow.Order.OpIndex(position)].IsOrdered))
         {
             Refuses(merge, forgotten, "the second entry of a counted window names another block", page => page[next] ^= 1);
-            Refuses(merge, forgotten, "the second entry of a counted window points elsewhere", page => page[next + 9] ^= 16);
+            Refuses(merge, forgotten, "the second entry of a counted window has a wrong offset", page => page[next + 9] ^= 16);
         }
         Thoroughness how = new() { Seed = 1, Crashes = 1, ExhaustiveUpTo = 4, Samples = 2 };
         Crash(merge, how, forgotten, "a counted window is still marked valid");
@@ -267,8 +267,8 @@ public static class Battery
         int total = SimMerge.Run(merge, merged, arena, 1, () => { }).OpsTotal;
         SimDisk cow = SimDisk.Unflushed(merge.Cow, merged[0].Cache), target = SimDisk.Unflushed(merge.Base, merged[1].Cache);
         MergeResult again = SimMerge.Run(merge, [cow, target, .. SourceOf(merge)], arena, 2, () => { });
-        if (!again.AlreadyMerged) throw new LostDataException($"{merge.Name}: what is merged is merged again");
-        string reported = $"{merge.Name}: the engine reports that all is merged already";
+        if (!again.AlreadyMerged) throw new LostDataException($"{merge.Name}: a finished merge is merged again");
+        string reported = $"{merge.Name}: the engine reports that everything is merged already";
         if (SimMerge.DurableCount(cow) != total) throw new LostDataException($"{reported}, and a power cut takes the count back");
         int wrong = target.Durable.FirstDifference(merge.Target);
         if (wrong >= 0) throw new LostDataException($"{reported}, and a power cut takes block {wrong} back");
@@ -301,7 +301,8 @@ public static class Battery
             disks[0].Cache.Set(0, new Page(page));
             _ = engine.Run();
             if (disks[1].Durable.FirstDifference(merge.Target) is >= 0 and int wrong)
-                throw new LostDataException($"{merge.Name}: block {wrong} is wrong after a merge that wrote the head back, seed {seed}");
+                throw new LostDataException(
+                    $"{merge.Name}: block {wrong} is wrong after a merge that wrote the metadata image back, seed {seed}");
         }
     }
 
@@ -378,12 +379,13 @@ public static class Battery
         {
             return;
         }
-        if (written) throw new LostDataException($"{merge.Name}: {what}, and all the same something is written");
+        if (written) throw new LostDataException($"{merge.Name}: {what}, and the merge writes nevertheless");
         throw new LostDataException($"{merge.Name}: {what}, and no check noticed");
     }
 
     /// <summary>
-    /// Every flush of a merge fails in turn. Its data never reaches the medium though readers see it; after that the machine crashes too.
+    /// Every flush of a merge fails in turn. The data to be flushed stays visible to readers and never reaches the medium; after that, the
+    /// machine crashes too.
     /// </summary>
     private static void LostFlush(MergeCase merge)
     {
@@ -398,7 +400,7 @@ public static class Battery
                 SimMerge.Run(merge, disks, arena, 3, () => { },
                     (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null);
                 if (flushes <= fail) return;
-                throw new LostDataException($"{merge.Name}: flush {fail} failed and the merge went on");
+                throw new LostDataException($"{merge.Name}: flush {fail} failed and the merge continued");
             }
             catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
             {
@@ -414,7 +416,7 @@ public static class Battery
         SimDisk[] disks = Copy(claimed);
         disks[0] = SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache);
         Crash(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }, disks,
-            "a flush of scratch failed unseen");
+            "an earlier flush of scratch failed unnoticed");
     }
 
     /// <summary>The source's disk, if the case has one.</summary>

@@ -1,6 +1,6 @@
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>A random generator with a seed: splitmix64. The same seed gives the same run on every machine and runtime.</summary>
+/// <summary>The random generator splitmix64. A seed gives the same numbers on every machine and runtime.</summary>
 public sealed class Chance(ulong seed)
 {
     private ulong _state = seed;

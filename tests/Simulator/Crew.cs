@@ -6,7 +6,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>The arenas of one thread, one of each size: mapping a fresh one for every run would cost more than most runs.</summary>
+/// <summary>The arenas of one thread, one of each size. They are reused, because mapping an arena takes longer than most runs.</summary>
 public sealed class Arenas : IDisposable
 {
     private readonly Dictionary<(int Bytes, int Page), Arena> _bySize = [];
@@ -36,8 +36,8 @@ public static class Crew
 {
     /// <summary>
     /// Calls <paramref name="work"/> for every item until the items or the <paramref name="seconds"/> run out. The first exception ends the
-    /// whole work and is thrown. Returns how many items were begun. The assignment of items to threads is undefined: an item's outcome must
-    /// not depend on it.
+    /// work of all threads and is thrown. Returns how many items were begun. The assignment of items to threads is undefined: an item's
+    /// outcome must not depend on it.
     /// </summary>
     public static long Share<T>(IEnumerable<T> items, Action<T, Arenas> work, double seconds = double.PositiveInfinity)
     {

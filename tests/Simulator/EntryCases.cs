@@ -10,9 +10,10 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The product's reader and the real engine, where the merge runs between two steps of the reader's entry into the gate. There the merge
+/// Runs the product's reader and the real engine; the merge runs between two steps of the reader's entry into the gate. There the merge
 /// need not wait for the reader. It runs to its end, or to a stop at any of its steps, and destroys every location that the reader could
-/// have looked up before. A long read enters several times, and the merge runs once, at any of these times. The read must show the target.
+/// have looked up before. A long read enters several times; the merge runs at one of these times, and each of them is tried. The read must
+/// return the target.
 /// </summary>
 public static class EntryCases
 {
@@ -114,7 +115,7 @@ public static class EntryCases
         string failure = "";
         using SnapshotView view = new(engine, setup, 1, sentence => failure = sentence);
         using Arena memory = new(ViewReader.BytesPerRead(view) + (int)view.Length + (2 * Page.Size));
-        static void Refuse() => throw new ContractViolationException("a reader writes");
+        static void Refuse() => throw new ContractViolationException("a reader issued a write");
         using SimQueue own = new(disks, memory, merge.QueueDepth, 2, Refuse) { Beside = [queue] };
         queue.Beside = [own];
         using ViewReader reader = new(view, new IoScheduler(own, [1, 1, 1]), memory, 1);
@@ -122,13 +123,13 @@ public static class EntryCases
         reads = true;
         int result = reader.Read(0, buffer);
         reads = false;
-        string when = $"{merge.Name}: a read of the image, with {steps} steps of the merge at pause {place} of the reader's way in,";
+        string when = $"{merge.Name}: a read of the image, with {steps} steps of the merge at pause {place} of the reader's entry,";
         if (result != buffer.Length) throw new LostDataException($"{when} ends with {result}: {failure}");
         for (int block = 0; block < merge.Target.Pages; block++)
         {
             int length = Math.Min(Page.Size, buffer.Length - (block * Page.Size));
             if (!memory[buffer.Part(block * Page.Size, length)].SequenceEqual(merge.Target[block].Bytes[..length]))
-                throw new LostDataException($"{when} shows a wrong block {block}");
+                throw new LostDataException($"{when} returns a wrong block {block}");
         }
         return outcome;
     }

@@ -22,16 +22,20 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public int ArenaBytes { get; init; } = 256 << 10;
     /// <summary>Page size of the simulated kernel in bytes; the smallest unless a case sets another.</summary>
     public int SystemPage { get; init; } = SimulatedPages.All[0];
-    /// <summary>A second merge comes and goes and shares the memory: this merge gives buffers back and takes them again.</summary>
+    /// <summary>
+    /// A second merge starts and ends repeatedly and shares the memory: this merge gives buffers back and takes them again.
+    /// </summary>
     public bool SharesMemory { get; init; }
     /// <summary>
-    /// Everything given back must reach the system, and at least some is given back: there is enough memory for buffers of whole pages.
+    /// The merge must give back some memory, and all of it must reach the system. True if the memory suffices for buffers of whole pages.
     /// </summary>
     public bool GivesPagesBack { get; init; }
     public int QueueDepth { get; init; } = 8;
     /// <summary>A flush takes longer than every other request in flight.</summary>
     public bool SlowFlushes { get; init; }
-    /// <summary>Checkpoint intervals that may be written and not yet counted. Two is the tightest setting; the program uses six.</summary>
+    /// <summary>
+    /// How many checkpoint intervals may be written before they are counted. Two is the tightest setting; the program uses six.
+    /// </summary>
     public int UncountedIntervals { get; init; } = 2;
     /// <summary>Milliseconds that each step takes; 0 selects a clock that jumps at every read.</summary>
     public int StepMilliseconds { get; init; }
@@ -71,9 +75,9 @@ public sealed record Thoroughness
     /// <summary>Up to this many pending pages all subsets are tried; beyond that, a sample of <see cref="Samples"/>.</summary>
     public int ExhaustiveUpTo { get; init; } = 12;
     public int Samples { get; init; } = 16;
-    /// <summary>Explores only every n-th step, …</summary>
+    /// <summary>Explores only every n-th step.</summary>
     public int Stride { get; init; } = 1;
-    /// <summary>… those whose number has this remainder.</summary>
+    /// <summary>Explores only steps whose number, divided by <see cref="Stride"/>, has this remainder.</summary>
     public int Phase { get; init; }
 }
 
@@ -81,7 +85,7 @@ public sealed record Thoroughness
 /// Runs the real engine on a <see cref="MergeCase"/>. After every step it computes every state in which a power cut or the death of the
 /// process could leave the devices. In each distinct state the merged image must read as the target. A run of the real engine then recovers
 /// the state: it must reach the target, and is itself crashed at every step. A state seen before is not run again. All states after one
-/// crash are visited before those after two, so a known state never has fewer crashes left than it could have.
+/// crash are visited before those after two. So a state has the most crashes left at its first visit.
 /// <para>
 /// A state's hash is computed from the hashes of its parts before the state is built, so that rejecting a known state costs some
 /// nanoseconds.
@@ -89,7 +93,7 @@ public sealed record Thoroughness
 /// </summary>
 public sealed class Explorer : IDisposable
 {
-    // How a state arose. States share the list, because most histories are never printed.
+    // The events that led to a state, as a linked list, so that states share their common past; most histories are never printed.
     private sealed record History(History? Before, string Kind, int Step)
     {
         public override string ToString() => Before is null ? Kind : $"{Before}, {Kind} at step {Step}";
@@ -158,7 +162,7 @@ public sealed class Explorer : IDisposable
 
     /// <summary>Number of engine runs.</summary>
     public long Runs { get; private set; }
-    /// <summary>Crash states reached, repeated ones included.</summary>
+    /// <summary>Crash states reached, including repeated ones.</summary>
     public long States { get; private set; }
     /// <summary>Distinct crash states; each was read and recovered.</summary>
     public long Distinct => _seen.Count;
@@ -199,7 +203,8 @@ public sealed class Explorer : IDisposable
         Runs++;
         try
         {
-            if (_count < world.Count) throw new LostDataException($"the crash leaves the count {_count}, where {world.Count} was durable");
+            if (_count < world.Count)
+                throw new LostDataException($"the crash leaves the count {_count} although {world.Count} was durable");
             CheckUntouched(world.Disks[0].Durable, world.Disks[1].Durable, _start[1].Durable);
             CheckUntouched(world.Disks[0].Cache, world.Disks[1].Cache, _start[1].Cache);
             if (world.Crashes > 0) EveryState?.Invoke(_case, world.Disks);
@@ -211,7 +216,7 @@ public sealed class Explorer : IDisposable
             int wrong = world.Disks[1].Durable.FirstDifference(_case.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
             if (SimMerge.DurableCount(world.Disks[0]) != result.OpsTotal)
-                throw new LostDataException("the merge ended and its count is not durable");
+                throw new LostDataException("the merge ended before its count was durable");
         }
         catch (SnapuserdException e) when (_case.MayBeLost && world.Crashes > 0 && e.Code == ExitCode.CowCorrupt
             && e.Message.Contains("lost", StringComparison.Ordinal))
@@ -238,7 +243,7 @@ public sealed class Explorer : IDisposable
     {
         _step++;
         int count = SimMerge.DurableCount(_current.Disks[0]);
-        if (count < _count) throw new LostDataException($"the durable count goes back from {_count} to {count} at step {_step}");
+        if (count < _count) throw new LostDataException($"the durable count decreases from {_count} to {count} at step {_step}");
         _count = count;
         if (_current.Crashes >= _how.Crashes || _step % _how.Stride != _how.Phase) return;
         long changes = 0;

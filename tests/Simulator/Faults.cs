@@ -10,10 +10,10 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Makes the k-th request of a merge fail, for every k and in every way, and compares the end with the expected one. If the merge can
-/// absorb everything that happened, the end is the target. Otherwise it is a stop with the right exit code and a message that names device
-/// and errno. After a stop, a run without faults must reach the target. This holds whether the machine keeps running or loses power, and
-/// then loses all or none of the unflushed data.
+/// Makes the k-th request of a merge fail, for every k and in every way, and compares the outcome with the expected one. If the merge can
+/// absorb every fault, it must reach the target. Otherwise it must stop with the right exit code and a message that names device and errno.
+/// After a stop, a run without faults must reach the target. This must hold in three cases: the machine keeps running; the power fails and
+/// all unflushed data is lost; the power fails and none is lost.
 /// </summary>
 public sealed class FaultSweep : IDisposable
 {
@@ -42,7 +42,7 @@ public sealed class FaultSweep : IDisposable
     public long Runs { get; private set; }
     /// <summary>Runs that reached the target in spite of the fault.</summary>
     public long Absorbed { get; private set; }
-    /// <summary>Those that stopped.</summary>
+    /// <summary>Runs that the fault stopped.</summary>
     public long Stopped { get; private set; }
     /// <summary>States after a stop, and after a crash that follows the stop, each recovered once.</summary>
     public long Recovered => _recovered.Count;
@@ -104,7 +104,7 @@ public sealed class FaultSweep : IDisposable
         foreach (int granule in new[] { 1, 512, 4096 })
         {
             FaultyQueue clean = Run(granule, -1, default);
-            Must(clean.Delivered == 0, "without a fault", "there was one");
+            Must(clean.Delivered == 0, "without a fault", "a fault was delivered");
             for (int k = 0; k < clean.Requests.Count; k++)
                 foreach (FaultKind kind in Kinds(granule))
                     if (Matters(kind, clean.Requests[k]) && number++ % stride == 0) Check(granule, k, kind);
@@ -123,7 +123,7 @@ public sealed class FaultSweep : IDisposable
             try
             {
                 Merge(queue, disks, null);
-                // Without the waits that end without a completion there are fewer.
+                // Without waits that end without a completion, a merge has fewer waits.
                 Must(queue.Waits <= wait, history, "the merge ended as if nothing had happened");
             }
             catch (SnapuserdException e)
@@ -197,7 +197,7 @@ public sealed class FaultSweep : IDisposable
         try
         {
             FaultyQueue queue = Run(granule, k, kind);
-            Must(queue.Delivered > 0, history, "the request was not made");
+            Must(queue.Delivered > 0, history, "the request that must fail was never made");
         }
         catch (Exception e) when (e is not LostDataException)
         {
@@ -229,7 +229,7 @@ public sealed class FaultSweep : IDisposable
         else
         {
             Stopped++;
-            Must(queue.Fatal.Count > 0 || queue.BelowGranule, history, $"nothing had to stop this merge: {stop.Message}");
+            Must(queue.Fatal.Count > 0 || queue.BelowGranule, history, $"no fault justified stopping this merge: {stop.Message}");
             Names(queue, stop, history);
             Recover(disks, history);
         }
@@ -242,7 +242,7 @@ public sealed class FaultSweep : IDisposable
         foreach ((int device, int errno) in queue.Fatal)
             named |= stop.Code == ExitCode.InputOutput && stop.Message.StartsWith(Devices[device] + ":", StringComparison.Ordinal)
                 && stop.Message.Contains(Errno.Name(errno), StringComparison.Ordinal);
-        Must(named, history, $"code {(int)stop.Code} and not the device and errno that failed: {stop.Message}");
+        Must(named, history, $"the message must name the failed device and errno, code {(int)stop.Code}: {stop.Message}");
     }
 
     private void Merge(IBlockQueue queue, SimDisk[] disks, Func<IWorker<DecodeJob>>? worker, bool verify = false, int granule = 1)
@@ -256,12 +256,12 @@ public sealed class FaultSweep : IDisposable
         {
             MergeResult result = engine.Run();
             if (SimMerge.DurableCount(disks[0]) != result.OpsTotal)
-                throw new LostDataException($"{_case.Name}: the merge ended and its count is not durable");
+                throw new LostDataException($"{_case.Name}: the merge ended before its count was durable");
         }
         catch (SnapuserdException) when (engine.DurableCount > SimMerge.DurableCount(disks[0]))
         {
-            throw new LostDataException($"{_case.Name}: the stopped engine believes that {engine.DurableCount} ops are durable, on the "
-                + $"medium are {SimMerge.DurableCount(disks[0])}");
+            throw new LostDataException($"{_case.Name}: the stopped engine believes that {engine.DurableCount} ops are durable, but the "
+                + $"medium has {SimMerge.DurableCount(disks[0])}");
         }
     }
 
@@ -289,7 +289,7 @@ public sealed class FaultSweep : IDisposable
                     {
                         int count = Math.Min(Page.Size, length - at);
                         Must(chunk.Slice(at, count).SequenceEqual(_case.Target[(int)((offset + at) / Page.Size)].Bytes[..count]), history,
-                            $"block {(offset + at) / Page.Size} is read wrong");
+                            $"a read returns a wrong block {(offset + at) / Page.Size}");
                     }
                 }
                 catch (SnapuserdException e)
@@ -311,7 +311,7 @@ public sealed class FaultSweep : IDisposable
             Names(queue, e, history);
             errors++;
         }
-        Must(!queue.Wrote, history, "a reader writes");
+        Must(!queue.Wrote, history, "a reader issued a write");
         Must(errors > 0 || queue.Fatal.Count == 0, history, "no read failed although a request had to");
         if (errors > 0) Stopped++;
         else Absorbed++;
@@ -344,7 +344,7 @@ public sealed class FaultSweep : IDisposable
         try
         {
             int wrong = SimMerge.FirstWrongPage(_case, disks, _arena, _seed);
-            Must(wrong < 0, history, $"block {wrong} of the merged image is read wrong");
+            Must(wrong < 0, history, $"a read of the merged image returns a wrong block {wrong}");
             SimMerge.Run(_case, disks, _arena, _seed, () => { });
         }
         catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt
@@ -477,7 +477,7 @@ public static class Faults
     }
 
     /// <summary>
-    /// Unordered Copies and Replaces all over the device, several times the engine's memory. The engine may write some while it reads
+    /// Unordered Copies and Replaces all over the device, several times the engine's memory. The engine may write some ops while it reads
     /// others, and while it counts earlier writes.
     /// </summary>
     public static MergeCase Stream()
@@ -515,8 +515,8 @@ public static class Faults
     }
 
     /// <summary>
-    /// The same with flushes that take no longer than other requests and with six intervals allowed, as in the program. The limit on
-    /// uncounted writes is then never the reason for a checkpoint, so checkpoints come by bytes.
+    /// <see cref="LongStream"/> with flushes that take no longer than other requests and with six intervals allowed, as in the program. The
+    /// limit on uncounted writes is then never the reason for a checkpoint, so checkpoints come by bytes.
     /// </summary>
     public static MergeCase QuickStream(int blocks) => LongStream(blocks) with { SlowFlushes = false, UncountedIntervals = 6 };
 
@@ -529,10 +529,10 @@ public static class Faults
         MergeCase merge = QuickStream(blocks);
         using Arena arena = new(merge.ArenaBytes);
         MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => { });
-        // One interval until it is due, one for the writes during the previous checkpoint, one for the writes of one batch.
+        // A checkpoint may cover three intervals: the one that makes it due, the writes during the previous checkpoint, and one batch.
         if (result.Checkpoints < result.OpsTotal / (3 * blocks))
             throw new LostDataException(
-                $"{merge.Name}: {result.OpsTotal} blocks, and {result.Checkpoints} checkpoints although one is due every {blocks}");
+                $"{merge.Name}: {result.OpsTotal} blocks got only {result.Checkpoints} checkpoints; one is due every {blocks} blocks");
         return result.Checkpoints;
     }
 

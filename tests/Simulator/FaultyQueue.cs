@@ -127,7 +127,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
 
     private Fault? Next(int number, BlockRequest request)
     {
-        if (number >= MostRequests) throw new ContractViolationException($"{number} requests, and no end to it");
+        if (number >= MostRequests) throw new ContractViolationException($"no end after {number} requests");
         Requests.Add(request);
         Order(request);
         if (number < first || !Meets(number, request)) return null;
@@ -181,7 +181,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
     {
         if (request.Verb == BlockVerb.Flush)
         {
-            if (_flushFailed) throw new ContractViolationException($"device {request.Device} is flushed after a flush has failed");
+            if (_flushFailed) throw new ContractViolationException($"device {request.Device} is flushed again after a failed flush");
             return;
         }
         if (request.Verb == BlockVerb.Write)

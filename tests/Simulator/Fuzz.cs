@@ -158,9 +158,9 @@ public static class Fuzz
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{count,10}  {rule}"));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"fuzz: seed {budget.Seed}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused by "
-            + $"{counts.Refused.Count} rules in {counts.Sentences.Count} different sentences, "
-            + $"{counts.Liars} read from a device that lies, {counts.Runs} runs, {counts.Files / time.Elapsed.TotalSeconds:0} files/s, "
-            + $"{(failed == null ? 0 : 1)} failed"));
+            + $"{counts.Refused.Count} rules in {counts.Sentences.Count} different messages, "
+            + $"{counts.Liars} read from a device that returns changed data, {counts.Runs} runs, "
+            + $"{counts.Files / time.Elapsed.TotalSeconds:0} files/s, {(failed == null ? 0 : 1)} failed"));
         return failed == null ? 0 : 1;
     }
 

@@ -12,10 +12,10 @@ namespace Snapuserd.Tests.Simulator;
 /// </summary>
 public static class GateCases
 {
-    // Publish, wait and destroy, two and a half times: each counter of the gate is used again.
+    // Publish, wait and destroy, two and a half times, so that each counter of the gate is used again.
     private const int MostSteps = 8;
 
-    /// <summary>Places at which an entering reader can be suspended; after these the merge stands still.</summary>
+    /// <summary>Number of places at which an entering reader can be suspended; after these, the merge makes no more steps.</summary>
     private const int MostPauses = 4;
 
     /// <summary>Runs every schedule; returns how many there were.</summary>
@@ -77,14 +77,14 @@ public static class GateCases
             _pause = MostPauses;
             _guests.Clear();
             Merge(6, guests: false);
-            if (_published < published + 2) throw new LostDataException($"the merge waits for readers who have left: {this}");
+            if (_published < published + 2) throw new LostDataException($"the merge waits although every reader has left: {this}");
         }
 
         private void ComeBetween()
         {
             if (_publishing)
             {
-                // In the middle of the merge's step another reader enters and stays.
+                // Another reader enters in the middle of the merge's step and stays.
                 if (_guests.Count == 2) return;
                 bool was = _publishing;
                 _publishing = false;
@@ -133,12 +133,13 @@ public static class GateCases
 
         private void See(OpLocations locations)
         {
-            if (locations.Counted != locations.Window) throw new LostDataException($"count and window of two moments: {locations}; {this}");
+            if (locations.Counted != locations.Window)
+                throw new LostDataException($"a reader got the count of one moment and the window of another: {locations}; {this}");
             if (locations.Counted < _destroyed)
                 throw new LostDataException(
-                    $"a reader who is inside was sent to {locations}, and all before {_destroyed} is destroyed; {this}");
+                    $"a reader is inside and uses {locations}, but everything before {_destroyed} is destroyed; {this}");
         }
 
-        public override string ToString() => $"{_before} steps before, then {string.Join(", ", _steps)} where the reader is held up";
+        public override string ToString() => $"{_before} steps before, then {string.Join(", ", _steps)} where the reader is suspended";
     }
 }

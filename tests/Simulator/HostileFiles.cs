@@ -12,7 +12,7 @@ public readonly record struct HostileField(int At, int Bytes, string Name);
 
 /// <summary>
 /// A file to be mutated, and the positions of its parts before the mutation: records of ops (the footer is the last of v1 and v2),
-/// payloads, scratch. After a mutation the positions may be wrong, which is one more mutation.
+/// payloads, scratch. A mutation may move the parts; the positions stay as they were, so a later mutation may hit other bytes.
 /// </summary>
 public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Data, int ScratchAt, int ScratchBytes)
 {
@@ -302,8 +302,8 @@ public static class HostileFiles
         {
             case 0 or 1 or 2:
                 HostileField any = fields[chance.Below(fields.Count)];
-                // Most header fields have one valid value, and a wrong one ends the reading early; so another field is chosen most of the
-                // time.
+                // Most header fields have one valid value, and the product refuses any other value early. So another field is chosen most
+                // of the time.
                 if (any.At < file.ScratchAt && chance.Percent(70)) any = fields[chance.Below(fields.Count)];
                 ulong[] extremes = [.. HostileFile.Extremes(any.Bytes, file.Get(any), length)];
                 return file.With(any, extremes[chance.Below(extremes.Length)]);

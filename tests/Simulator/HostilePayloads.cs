@@ -9,7 +9,8 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Stored bytes that a writer would not produce for a unit of 4096 bytes; <paramref name="Decodes"/> if they still decode to one.
+/// Stored bytes that a writer would not produce for a unit of 4096 bytes. <paramref name="Decodes"/> is true if they still decode to such a
+/// unit.
 /// </summary>
 public sealed record HostilePayload(string Name, CowCompression Algorithm, byte[] Stored, bool Decodes = false);
 

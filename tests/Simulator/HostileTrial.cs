@@ -15,8 +15,8 @@ namespace Snapuserd.Tests.Simulator;
 public sealed class HostileException(string what, Exception? inner = null) : Exception(what, inner);
 
 /// <summary>
-/// The outcome for a file: the first rule it breaks according to the reference reader (null: there is an image), and the error message
-/// without its numbers.
+/// The outcome for a file: the first rule that it breaks according to the reference reader (null if it has an image), and the product's
+/// error message without its numbers.
 /// </summary>
 public readonly record struct HostileOutcome(string? Rule, string Sentence)
 {
@@ -92,7 +92,7 @@ public sealed partial class HostileTrial : IDisposable
             throw new HostileException($"a COW that changes while it is read ends with {code}: {sentence}");
         for (int block = 0; block * 4096 < image.Length; block++)
             if (!mayChange.Contains(block) && !Block(image, block).SequenceEqual(Block(baseImage, block)))
-                throw new HostileException($"block {block} changed, which no op writes");
+                throw new HostileException($"block {block} changed although no op writes it");
         return new HostileOutcome(code == ExitCode.Done ? null : code.ToString(), sentence);
     }
 
@@ -122,13 +122,13 @@ public sealed partial class HostileTrial : IDisposable
             _ = cow.Order.AndroidCanMerge(out _);
             if (Order(cow) != (verdict.Order == null))
                 throw new HostileException(
-                    $"the order is {verdict.Order ?? "consistent"} to the reference reader; the product disagrees");
+                    $"the reference reader's verdict on the order is '{verdict.Order ?? "consistent"}'; the product disagrees");
             if (cow.Header.Major >= 2 && verdict.Order == null) _ = MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps);
             long records = 0;
             CowFile.WalkRecords(source, cow.Header, _ => records++);
             foreach (long block in (ReadOnlySpan<long>)[-1, 0, 1, uint.MaxValue, 1L << 32])
                 if (cow.Order.PositionWriting(block) >= 0 != (cow.Order.NextWritten(block) == block))
-                    throw new HostileException($"block {block} is written and is not");
+                    throw new HostileException($"the product's list of written blocks is wrong about block {block}");
         }
         catch (SnapuserdException e)
         {
@@ -167,15 +167,15 @@ public sealed partial class HostileTrial : IDisposable
             CowOp op = cow[i];
             NaiveOp expected = verdict.Ops[i];
             NaiveOp read = new((int)op.Type, op.NewBlock, op.Blocks, op.Source, op.DataOffset, op.DataLength);
-            if (read != expected) throw new HostileException($"op {i} is {read} to the product and {expected} to the reference reader");
+            if (read != expected) throw new HostileException($"the product reads op {i} as {read}, the reference reader as {expected}");
         }
         if (cow.Order.Count != verdict.MergeOrder.Count)
             throw new HostileException(
-                $"the merge order has {cow.Order.Count} positions, to the reference reader {verdict.MergeOrder.Count}");
+                $"the product's merge order has {cow.Order.Count} positions, the reference reader's {verdict.MergeOrder.Count}");
         for (int i = 0; i < cow.Order.Count; i++)
             if (cow.Order.OpIndex(i) != verdict.MergeOrder[i])
                 throw new HostileException(
-                    $"position {i} of the merge order is op {cow.Order.OpIndex(i)}, to the reference reader {verdict.MergeOrder[i]}");
+                    $"position {i} of the merge order: op {cow.Order.OpIndex(i)}, for the reference reader {verdict.MergeOrder[i]}");
     }
 
     /// <summary>`verify` without a base.</summary>
@@ -243,7 +243,7 @@ public sealed partial class HostileTrial : IDisposable
         }
         if (before != null)
         {
-            if (queue.Writes[1] > 0) throw new HostileException($"{name} writes to the base before it answers: {sentence}");
+            if (queue.Writes[1] > 0) throw new HostileException($"{name} writes to the base before it fails: {sentence}");
             Compare(name, image, baseImage);
         }
         else if (code == ExitCode.Done)
@@ -257,7 +257,7 @@ public sealed partial class HostileTrial : IDisposable
             for (int block = 0; block * 4096 < image.Length; block++)
                 if (!Block(image, block).SequenceEqual(Block(baseImage, block))
                     && !Block(image, block).SequenceEqual(Block(verdict.Image, block)))
-                    throw new HostileException($"{name}: block {block} is neither old nor new after: {sentence}");
+                    throw new HostileException($"{name}: block {block} has neither its old nor its new contents after: {sentence}");
         }
         return Plain(sentence);
     }
@@ -269,7 +269,7 @@ public sealed partial class HostileTrial : IDisposable
         string sentence = Run("a second merge", cow, image, seed, _small, null, setup =>
         {
             using MergeEngine engine = MergeEngine.Open(setup);
-            if (!engine.Run().AlreadyMerged) throw new HostileException("a second merge finds something to do");
+            if (!engine.Run().AlreadyMerged) throw new HostileException("a second merge does not find the merge finished");
         }, out ExitCode code, out _);
         Expect("a second merge", code, sentence, null, ExitCode.Done);
         Compare("a second merge", image, merged);
@@ -288,7 +288,7 @@ public sealed partial class HostileTrial : IDisposable
     private static void Expect(string name, ExitCode code, string sentence, string? rule, ExitCode refusal)
     {
         ExitCode due = rule == null ? ExitCode.Done : refusal;
-        if (code != due) throw new HostileException($"{name} ends with {(int)code} ({sentence}); due is {(int)due} by the rule '{rule}'");
+        if (code != due) throw new HostileException($"{name} ends with {(int)code} ({sentence}); the rule '{rule}' requires {(int)due}");
         if (code != ExitCode.Done && sentence.Length < 10) throw new HostileException($"{name} refuses without a reason: '{sentence}'");
     }
 
@@ -298,7 +298,7 @@ public sealed partial class HostileTrial : IDisposable
         Runs++;
         arena.Reset();
         if (arena == _small) arena[new Slice(0, 256 << 10)].Fill((byte)seed);
-        // A small file needs few requests per page; a limit above that catches a file that makes the product believe its size claims.
+        // A small file needs few requests per page. The limit catches a product that believes the sizes which a file claims.
         queue = new ByteQueue([cow, image], arena, 1 + (int)(seed % 9), seed, 2000 + ((cow.Length + image.Length) / 4), lie);
         InlineWorkQueue<DecodeJob> workers = new(arena == _small ? _smallWorker : _leastWorker, 1 + (int)(seed % 5));
         long before = GC.GetAllocatedBytesForCurrentThread();
@@ -331,7 +331,8 @@ public sealed partial class HostileTrial : IDisposable
         if (allocated > ManagedBytes + image.Length) throw new HostileException($"{name} allocates {allocated} bytes");
         if (code != ExitCode.OutOfResources || arena != _small || lie != null) return sentence;
         // The smallest --memory must be sufficient. If memory is insufficient, the run must fail before the first write.
-        if (queue.Writes[0] + queue.Writes[1] > 0) throw new HostileException($"{name} writes before it notices: {sentence}");
+        if (queue.Writes[0] + queue.Writes[1] > 0)
+            throw new HostileException($"{name} writes before it reports insufficient memory: {sentence}");
         return Run(name, cow, image, seed, _least, lie, run, out code, out queue);
     }
 

@@ -51,12 +51,12 @@ public sealed class NaiveVerdict
     public List<NaiveOp> Ops { get; } = [];
     /// <summary>Indices into <see cref="Ops"/>.</summary>
     public List<int> MergeOrder { get; set; } = [];
-    /// <summary>The merged image; ops whose payload does not decode are left out.</summary>
+    /// <summary>The merged image without the ops whose payload does not decode.</summary>
     public byte[] Image { get; set; } = [];
 
     /// <summary>
-    /// For a block that is copied onto itself, scratch and the base hold different contents. Slots have no checksum. A reader that reads
-    /// the block after the window gets one or the other, and each is wrong by one interpretation.
+    /// For a block that is copied onto itself, scratch and the base hold different contents. Slots have no checksum. After the window, a
+    /// read of the block may return either contents, and one interpretation of the state calls each of them wrong.
     /// </summary>
     public bool Ambiguous { get; set; }
 
@@ -84,33 +84,33 @@ public sealed class NaiveReader
     public static IReadOnlyDictionary<string, string> OurRules { get; } = new Dictionary<string, string>
     {
         ["header: unsafe magic"] = "ours: the base is lost",
-        ["header: header_size"] = "another length than any writer's would misplace all that follows",
-        ["header: block_size"] = "no device ever saw another than 4096",
+        ["header: header_size"] = "with a length that no writer uses, every later part would be misplaced",
+        ["header: block_size"] = "no writer uses a value other than 4096",
         ["header: buffer_size"] = "scratch would reach beyond the file",
         ["header: op_count"] = "more ops than slots",
-        ["header: op_count_max"] = "Android cuts it to 32 bits in silence",
+        ["header: op_count_max"] = "Android silently truncates it to 32 bits",
         ["header: sequence_data_count"] = "a list longer than the file or than the ops",
-        ["header: compression_algorithm"] = "Android notices at the first payload, when it has written",
+        ["header: compression_algorithm"] = "Android notices only at the first payload, after it has written",
         ["header: max_compression_size"] = "buffers are sized by it",
         ["header: num_merge_ops"] = "the merge would begin past its end",
-        ["op: type"] = "it cannot be merged, and leaving it out would be a guess",
+        ["op: type"] = "the op cannot be merged, and skipping it would be a guess",
         ["op: factor"] = "only a Replace has units",
         ["op: unit"] = "larger than the buffers",
         ["op: new_block"] = "the unit would reach beyond 2^32 blocks",
-        ["op: data_length"] = "nothing, or more than the unit, or raw and not the unit",
-        ["op: data in the head"] = "a payload in header or scratch would change while it is merged",
+        ["op: data_length"] = "the payload is empty, longer than the unit, or raw with another length than the unit",
+        ["op: data in the head"] = "a payload in header or scratch would change during the merge",
         ["cluster: in a file without clusters"] = "the running position of Xor data would be a guess",
-        ["cluster: beyond the file"] = "a jump to nowhere",
+        ["cluster: beyond the file"] = "the next cluster would lie outside the file",
         ["cluster: not closed"] = "Android continues, and reads data as ops",
-        ["sequence: after a data op"] = "Android decides op by op what is listed; the order would depend on it",
-        ["sequence: length"] = "not whole entries",
+        ["sequence: after a data op"] = "Android decides for each op whether it is listed; the order would depend on that",
+        ["sequence: length"] = "the length is not a multiple of an entry's",
         ["sequence: outside the file"] = "Android drops the error and fails later",
         ["sequence: a block twice"] = "the op would be merged and counted twice",
         ["devices"] = "the base is too small",
         ["order: a block written twice"] = "the result would depend on chance",
         ["order: a block read after its writer"] = "the result would depend on chance",
         ["in place without scratch"] = "a crash there loses the block",
-        ["scratch"] = "state 2, and entries that are not the ops which are due, nor the ones just counted",
+        ["scratch"] = "state 2 with entries of neither the next ops nor the ops just counted",
     };
 
     private sealed class Refused(string rule) : Exception(rule);
@@ -156,7 +156,7 @@ public sealed class NaiveReader
 
     private static void Require(bool right, string rule)
     {
-        if (!AndroidRules.Contains(rule) && !OurRules.ContainsKey(rule)) throw new ArgumentException($"no rule is called {rule}");
+        if (!AndroidRules.Contains(rule) && !OurRules.ContainsKey(rule)) throw new ArgumentException($"unknown rule: {rule}");
         if (!right) throw new Refused(rule);
     }
 
@@ -253,7 +253,7 @@ public sealed class NaiveReader
             }
             Require(cluster == 0 || slot < cluster, "cluster: not closed");
             Require(type is >= 1 and <= 7, "op: type");
-            // The first algorithm that any record names is the file's; a record without data counts too (cow-format §7.1).
+            // The file's algorithm is the first one that a record names, even if that record has no data (cow-format §7.1).
             Require(algorithm == 0 || seen == 0 || algorithm == seen, "op: two algorithms");
             Require(algorithm <= 4, "op: unknown algorithm");
             if (algorithm != 0) seen = algorithm;

@@ -11,7 +11,7 @@ namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
 /// Every way in which the ops of a small program can read what other ops write. Op i writes block 2i of the base. It reads storage of a
-/// block that another op writes, or storage of the source alone, or is a Replace. This decides where windows have to begin;
+/// block that another op writes, or storage of the source alone, or is a Replace. These reads decide where windows have to begin;
 /// <see cref="Overlaps"/> covers every other overlap.
 /// </summary>
 public static class OverlapGraphs
@@ -83,8 +83,8 @@ public static class OverlapGraphs
     }
 
     /// <summary>
-    /// Checks graphs on all processors until the graphs or the seconds run out. Throws at the first one that is lost, with the command that
-    /// repeats it.
+    /// Checks graphs on all processors until the graphs or the seconds run out. Throws at the first failure, with the command that repeats
+    /// it.
     /// </summary>
     public static void CheckAll(IEnumerable<string> words, ulong seed, Tally tally, int stride = 1,
         double seconds = double.PositiveInfinity) =>

@@ -14,8 +14,8 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The storage of a source, as a string of pieces in sectors: "p3" is three private sectors, "b8+16" is sixteen of the base from its eighth
-/// on. A source of the base's length that begins 3 sectors before it: "p3,b0+29".
+/// The storage of a source, as a string of pieces in sectors: "p3" is three private sectors, "b8+16" is sixteen sectors of the base,
+/// beginning with sector 8. "p3,b0+29" is a source as long as a base of four blocks that begins 3 sectors before it.
 /// </summary>
 public sealed record Geometry(string Word)
 {
@@ -103,10 +103,10 @@ public sealed record OverlapProgram(SmallOp[] Ops, Geometry Source)
 
 /// <summary>
 /// Programs whose source overlaps the base: by every shift of a sector up to more than three blocks either way, with sources as long as the
-/// base, longer and shorter, and with sources made of several pieces. There are two valid outcomes. Either the merge is refused before the
-/// first write, and then <see cref="NaiveOverlap"/> must not find a way either. Or the result is that of <see cref="NaiveMerger"/>, with
-/// power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be read in any case. The same holds for every count at
-/// which another engine, or an older one, could have left the merge.
+/// base, longer and shorter, and with sources made of several pieces. There are two valid outcomes. One is a refusal before the first
+/// write; then <see cref="NaiveOverlap"/> must not find a safe order either. The other is the result of <see cref="NaiveMerger"/>, with
+/// power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be read in both cases. The same holds for every count
+/// at which another or an older engine could have stopped the merge.
 /// <para>
 /// Two programs are equivalent if the same parts of their reads and writes overlap, with the same windows; one of each class is tried.
 /// </para>
@@ -265,8 +265,8 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// Checks programs on all processors until the programs or the seconds run out. Throws at the first one that is lost, with the command
-    /// that repeats it.
+    /// Checks programs on all processors until the programs or the seconds run out. Throws at the first failure, with the command that
+    /// repeats it.
     /// </summary>
     public static void CheckAll(IEnumerable<OverlapProgram> programs, ulong seed, Tally tally, double seconds = double.PositiveInfinity) =>
         Crew.Share(programs, (program, arenas) =>
@@ -401,7 +401,7 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// A window of any length that another engine left at a count: as it was when claimed, or half or fully written to the base.
+    /// Checks a window of any length that another engine left at a count: claimed, half written to the base, or fully written.
     /// </summary>
     private static void CheckWindow(MergeCase merge, NaiveOverlap model, int count, ulong seed, Arenas arenas, Tally tally)
     {
@@ -421,8 +421,8 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// The devices of an engine that has counted the given number of ops, each of them right. With <paramref name="entries"/> a window of
-    /// that many ops is claimed, of which <paramref name="written"/> are also on the base.
+    /// The devices as an engine leaves them that has merged and counted the given number of ops. With <paramref name="entries"/> a window
+    /// of that many ops is claimed, of which <paramref name="written"/> are also on the base.
     /// </summary>
     private static SimDisk[] LeftAt(MergeCase merge, NaiveOverlap model, int count, int entries = 0, int written = 0)
     {
@@ -478,7 +478,7 @@ public static class Overlaps
             if (isReadable && SimMerge.FirstWrongPage(merge, disks, arenas[merge], seed) is >= 0 and int wrong)
                 throw new LostDataException($"block {wrong} of the merged image is wrong");
             if (!isReadable) CannotBeRead(merge, disks, seed, arenas);
-            // Readers see the whole image before and after the refusal.
+            // Readers get the right image before and after the refusal.
             SimMerge.Run(merge, disks, arenas[merge], seed,
                 () => throw new LostDataException("the base or the COW is written, or flushed"));
             what = "a whole merge";
@@ -508,7 +508,7 @@ public static class Overlaps
         {
             return;
         }
-        throw new LostDataException("an image whose sources are gone is read");
+        throw new LostDataException("an image was opened although its sources are overwritten");
     }
 }
 

@@ -70,7 +70,9 @@ public sealed class Page
     }
 }
 
-/// <summary>Keeps one page of each contents, so that repeated writes of the same data take no new memory. For one thread.</summary>
+/// <summary>
+/// Keeps one <see cref="Page"/> for each distinct contents, so that repeated writes of the same data take no new memory. For one thread.
+/// </summary>
 public sealed class PageStore
 {
     // At this size the store is emptied: 64 Ki pages are 256 MiB, more than any single case needs.
@@ -115,8 +117,8 @@ public sealed class Image
     public int Length { get; }
 
     /// <summary>
-    /// Sum of the sectors' hashes, each mixed with its number. Every change updates it, so the hash of a hypothetical change is computable
-    /// without making it.
+    /// Sum of the sectors' hashes, each mixed with its number. Every change updates it, so the hash after a change can be computed without
+    /// making the change.
     /// </summary>
     public ulong Hash { get; private set; }
 

@@ -34,7 +34,7 @@ public sealed record SmallProgram(SmallOp[] Ops)
     /// <summary>Ops per window of scratch; 0 for no scratch.</summary>
     public int Window { get; init; } = 2;
     public int Grain { get; init; } = Page.Size;
-    /// <summary>v3: the merge order is a sequence of the blocks in this order instead of the file's. Empty for none.</summary>
+    /// <summary>v3: the file has a sequence list with the blocks in this order, which replaces the file's. Empty for no list.</summary>
     public string Sequence { get; init; } = "";
 
     /// <summary>The source is the base by another path.</summary>
@@ -75,8 +75,8 @@ public sealed record SmallProgram(SmallOp[] Ops)
 /// <para>
 /// Symmetry: two programs are equivalent if a renaming of the four blocks turns one into the other and keeps neighbours together. An op
 /// that reads or writes two blocks needs blocks b and b + 1, and so must the renamed op. Apart from that the format only compares block
-/// numbers for equality, because these programs are merged in the order in which they stand. The engine may use more than that (it could
-/// join neighbours into one request), so the seed chooses the representative of a class instead of the smallest member.
+/// numbers for equality, because these programs are merged in file order. The engine may use block numbers in other ways (it could join
+/// neighbours into one request), so the seed chooses the representative of a class instead of the smallest member.
 /// </para>
 /// </summary>
 public static class Programs
@@ -144,8 +144,8 @@ public static class Programs
         {
             yield return program with { Window = (int)(chance % 3) };
         }
-        // Samples of variants that would multiply the work: sectors, the older format, a source that is the base by another name, an order
-        // that differs from the file's.
+        // Only a sample of the programs gets these variants, because they would multiply the work: tearing by sectors, the older format, a
+        // source that is the base under another name, an order other than the file's.
         if ((chance >> 8) % 8 == 0) yield return program with { Grain = Page.Sector, Window = (int)(chance >> 4 & 1) + 1 };
         if ((chance >> 16) % 8 == 0 && Array.TrueForAll(ops, op => op.Kind != 'S'))
             yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
@@ -193,8 +193,8 @@ public static class Programs
     }
 
     /// <summary>
-    /// Checks the programs of lists of ops on all processors until the lists or the seconds run out. Throws at the first that is lost, with
-    /// the command that repeats it. Returns how many lists this covers, including those equivalent by symmetry.
+    /// Checks the programs of lists of ops on all processors until the lists or the seconds run out. Throws at the first failure, with the
+    /// command that repeats it. Returns how many lists this covers, including those equivalent by symmetry.
     /// </summary>
     public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally,
         double seconds = double.PositiveInfinity, Action<MergeCase, SimDisk[]>? everyState = null)
@@ -243,7 +243,7 @@ public static class Programs
                 covered[2] = CheckLists(AllLists(2, budget.Seed), budget.Seed, budget.Tally, budget.Seconds);
                 if (budget.Words is not ["two"])
                 {
-                    // Programs of four ops get an eighth of the time, plus what those of three leave.
+                    // Programs of four ops get an eighth of the time, plus the time that programs of three do not use.
                     covered[3] =
                         CheckLists(AllLists(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
                     covered[4] = CheckLists(SomeLists(4, budget.Seed), budget.Seed, budget.Tally, budget.Seconds - budget.Tally.Seconds);
@@ -339,8 +339,8 @@ public static class Programs
     }
 
     /// <summary>
-    /// The number of the renamed op, or −1 if its two blocks would not stay neighbours. An op that reaches beyond the device keeps its
-    /// place at the end.
+    /// The number of the renamed op, or −1 if its two blocks would not stay neighbours. An op that reaches beyond the device stays at the
+    /// device's end.
     /// </summary>
     private static int Rename(SmallOp op, int[] renaming)
     {

@@ -35,7 +35,7 @@ public static class RandomRuns
         return 0;
     }
 
-    /// <summary>A case for each seed, on all processors; throws at the first that is lost, with the command that repeats it.</summary>
+    /// <summary>A case for each seed, on all processors. Throws at the first failure, with the command that repeats it.</summary>
     public static void CheckAll(IEnumerable<ulong> seeds, Tally tally, double seconds = double.PositiveInfinity) =>
         Crew.Share(seeds, (seed, arenas) =>
         {
@@ -63,7 +63,7 @@ public static class RandomRuns
             {
                 merge = OtherWays(merge, chance);
                 tally.Add(runs: 1);
-                // The random choices do not depend on readers and on a second merge, which have generators of their own.
+                // Readers and a second merge have their own generators, so they do not change the random choices.
                 ulong way = (ulong)leg + seed;
                 Leg run = new(merge with
                 {
@@ -81,7 +81,7 @@ public static class RandomRuns
                     break;
                 }
                 steps = Math.Max(run.Steps, 1);
-                disks = run.Left ?? throw new LostDataException("a run without a single step");
+                disks = run.Left ?? throw new LostDataException("the run made no step");
                 count = SimMerge.DurableCount(disks[0]);
                 history += $", {run.How}";
                 tally.Add(states: 1, distinct: 1);
@@ -159,7 +159,7 @@ public static class RandomRuns
                 Stopped = true;
                 foreach (SimDisk disk in disks)
                     foreach (PendingPage page in disk.Pending)
-                        if (page.InFlight) throw new LostDataException("stopped with writes in flight");
+                        if (page.InFlight) throw new LostDataException("the merge stopped with writes in flight");
                 bool cut = chance.Percent(50);
                 Left = Array.ConvertAll(disks, disk => cut ? new SimDisk(disk.Durable) : disk.AfterDeath(_ => false));
                 How = $"stopped at step {Steps}{(cut ? " and cut" : "")}";
@@ -168,14 +168,14 @@ public static class RandomRuns
             int wrong = disks[1].Durable.FirstDifference(merge.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
             if (SimMerge.DurableCount(disks[0]) != Result.OpsTotal)
-                throw new LostDataException("the merge ended and its count is not durable");
+                throw new LostDataException("the merge ended before its count was durable");
         }
 
         private void Step()
         {
             Steps++;
             int count = SimMerge.DurableCount(disks[0]);
-            if (count < _count) throw new LostDataException($"the durable count goes back from {_count} to {count} at step {Steps}");
+            if (count < _count) throw new LostDataException($"the durable count decreases from {_count} to {count} at step {Steps}");
             _count = count;
             if (Steps == _stopAt) _stop.Request();
             // Reservoir sampling: the n-th step replaces the chosen one with a probability of 1/n, so all steps are equally likely.
@@ -185,7 +185,7 @@ public static class RandomRuns
             Left = Array.ConvertAll(disks, disk => cut ? PowerCut(disk, percent) : disk.AfterDeath(_ => chance.Percent(percent)));
             How = $"{(cut ? "power cut" : "death")} at step {Steps}";
             int left = SimMerge.DurableCount(Left[0]);
-            if (left < _count) throw new LostDataException($"a {How} leaves the count {left}, where {_count} was durable");
+            if (left < _count) throw new LostDataException($"a {How} leaves the count {left} although {_count} was durable");
         }
 
         private SimDisk PowerCut(SimDisk disk, int percent)
@@ -216,7 +216,7 @@ public static class RandomRuns
                 }
                 catch (SnapuserdException e) when (e.Code == ExitCode.OutOfResources && _memory < 16 << 20)
                 {
-                    if (Steps > 0) throw new LostDataException($"only at step {Steps} the memory is found too small");
+                    if (Steps > 0) throw new LostDataException($"the memory is reported as too small only at step {Steps}");
                     _memory *= 2;
                 }
             }
@@ -404,7 +404,7 @@ internal sealed class RandomUpdate
         return Write(new BuiltOp(CowOpType.Zero, (uint)block), 1);
     }
 
-    // The first of two ops for a block in the file counts. This one comes last, so it has no effect, and it must still lie within the
+    // If two ops of the file write one block, the first is merged. This op comes last, so it has no effect; it must still lie within the
     // device.
     private void Twice(uint block)
     {

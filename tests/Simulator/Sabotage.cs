@@ -13,9 +13,9 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// One change of the product's source: in <paramref name="File"/> below src, inside the member whose text begins with
-/// <paramref name="Member"/> (up to its closing line; the whole file if empty), replaces <paramref name="Old"/>, which must occur exactly
-/// once, with <paramref name="New"/>.
+/// One change of the product's source: replaces <paramref name="Old"/> with <paramref name="New"/> in <paramref name="File"/> below src.
+/// <paramref name="Old"/> must occur exactly once in the member whose text begins with <paramref name="Member"/>, up to its closing line.
+/// An empty <paramref name="Member"/> means the whole file.
 /// </summary>
 public sealed record SourceEdit(string File, string Member, string Old, string New);
 
@@ -45,7 +45,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
     /// <summary>The unit tests that must fail instead of the battery; null for the battery.</summary>
     public UnitTests? Tests { get; init; }
 
-    /// <summary>The line printed when all unit tests pass.</summary>
+    /// <summary>The result line when all unit tests pass.</summary>
     public const string UnitTestsPass = "unit tests: all pass";
 
     private string Project => Edits[0].File[..Edits[0].File.IndexOf('/', StringComparison.Ordinal)];
@@ -104,7 +104,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery",
             .. Step.Length > 0 ? [Step] : Array.Empty<string>()])
         { RedirectStandardOutput = true, RedirectStandardError = true };
-        // The process lives for a second or two: longer warm-up does not pay off.
+        // The process lives for a second or two, too short for profile-guided compilation to pay off.
         start.Environment["DOTNET_TieredPGO"] = "0";
         start.Environment["DOTNET_TieredCompilation"] = "1";
         (int exitCode, string output, string errors) = RunToEnd(start);
@@ -147,7 +147,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         StringBuilder errors = new();
         process.ErrorDataReceived += (_, line) => { lock (errors) errors.AppendLine(line.Data); };
         process.BeginErrorReadLine();
-        // A battery that never ends has caught nothing; ten minutes are a hundred times its duration on an idle machine.
+        // A battery that does not end in time has caught nothing. Ten minutes are a hundred times its duration on an idle machine.
         System.Threading.Tasks.Task<string> reading = process.StandardOutput.ReadToEndAsync();
         if (!reading.Wait(TimeSpan.FromMinutes(10))) process.Kill(entireProcessTree: true);
         string output = reading.Result;
@@ -159,9 +159,9 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
     {
         Regex pattern = new(AnyLineBreaks(what), RegexOptions.CultureInvariant);
         Match found = pattern.Match(text, from, to - from);
-        if (!found.Success) throw Outdated($"src/{file} does not have \"{what}\" there");
+        if (!found.Success) throw Outdated($"src/{file} does not contain \"{what}\" in the given member");
         if (pattern.Match(text, found.Index + 1, to - found.Index - 1).Success)
-            throw Outdated($"src/{file} has \"{what}\" more than once there");
+            throw Outdated($"src/{file} contains \"{what}\" more than once in the given member");
         return found;
     }
 

@@ -6,10 +6,10 @@ namespace Snapuserd.Tests.Simulator;
 /// <summary>A page on its way to the medium: written to the device, not yet covered by a completed flush.</summary>
 public sealed record PendingPage(int Number, Page Contents, long Write)
 {
-    /// <summary>The request has not completed: a dying process may or may not get it into the cache.</summary>
+    /// <summary>The request has not completed: if the process dies, the write may or may not reach the cache.</summary>
     public bool InFlight { get; set; } = true;
 
-    /// <summary>When its completion was reaped, in events of the queue; 0 for a page that an earlier run left.</summary>
+    /// <summary>Number of the queue event at which its completion was reaped; 0 for a page that an earlier run left.</summary>
     public long Reaped { get; set; }
 }
 
@@ -34,7 +34,8 @@ public sealed class SimDisk
     public static SimDisk AfterDroppedFlush(Image durable, Image cache) => new(durable.Copy(), cache.Copy(), []);
 
     /// <summary>
-    /// A device with <paramref name="durable"/>, over which another program wrote <paramref name="cache"/> without a flush.
+    /// A device with the durable contents <paramref name="durable"/>, to which another program wrote <paramref name="cache"/> without a
+    /// flush.
     /// </summary>
     public static SimDisk Unflushed(Image durable, Image cache)
     {
@@ -55,8 +56,8 @@ public sealed class SimDisk
     public int Changes { get; set; }
 
     /// <summary>
-    /// Hash of everything that a later run could notice: the durable contents, what readers see, and the other contents that each page
-    /// could have after a cut, independent of the order of the writes.
+    /// Hash of everything that a later run could notice: the durable contents, the visible contents, and the other contents that each page
+    /// could have after a power cut. Independent of the order of the writes.
     /// </summary>
     public ulong Hash
     {

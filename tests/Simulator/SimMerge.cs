@@ -12,7 +12,8 @@ namespace Snapuserd.Tests.Simulator;
 public static class SimMerge
 {
     /// <summary>
-    /// Runs a merge to its end. Throws what the engine throws, and also where a crash would undo more than it may (<see cref="Undone"/>).
+    /// Runs a merge to its end. Throws what the engine throws. Also throws if a crash would have undone more work than permitted
+    /// (<see cref="Undone"/>).
     /// </summary>
     public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step,
         Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
@@ -67,7 +68,7 @@ public static class SimMerge
                 ? RunBesideReaders(merge, Devices(merge, disks), life, setup, wakeUp, queue, seed, rival?.Share)
                 : life.Run(rival?.Share);
             rival?.Check(merge.GivesPagesBack);
-            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the marker of a finished merge stays")) is { } wrong)
+            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the marker of a finished merge is not removed")) is { } wrong)
                 throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
         }
@@ -111,7 +112,7 @@ public static class SimMerge
     {
         Clean(arena);
         using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed,
-            () => throw new ContractViolationException("a reader writes"))
+            () => throw new ContractViolationException("a reader issued a write"))
         { Overlap = merge.Overlap ?? [] };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
@@ -147,14 +148,14 @@ public static class SimMerge
             Options = merge.Options with
             {
                 UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),
-                // Every other seed hints after each batch, the others never.
+                // Odd seeds send a write-back hint after each batch, even ones never.
                 WriteBackBytes = (long)(seed & 1),
             },
         };
 
     /// <summary>
-    /// Clears the arena for the next run, which must not find data that an earlier run has read. Filling more than a small arena would cost
-    /// more than the run.
+    /// Clears the arena for the next run, which must not find data that an earlier run has read. Only a small arena is filled, because
+    /// filling a large one would take longer than the run.
     /// </summary>
     public static void Clean(Arena arena)
     {
@@ -181,7 +182,7 @@ public static class SimMerge
 
 /// <summary>
 /// Checks how much work a crash would repeat: the written bytes of Base after the durable count. The bound is the intervals that the case
-/// allows, plus what was in memory when the last interval filled, plus the same amount for windows of scratch, which are in memory too.
+/// allows, plus what was in memory when the last interval filled, plus the same amount for windows, which are in memory too.
 /// Where steps take time, no uncounted write is older than two intervals of time: that of the checkpoint in progress at the time of the
 /// write, and its own.
 /// </summary>
@@ -224,7 +225,7 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
         while (_uncounted.TryPeek(out (MergeProgress Progress, long Time) first) && first.Progress.OpsDone <= count)
         {
             _counted = first.Progress.BytesDone;
-            // The last entry stays, so that the next one is not mistaken for the first.
+            // Keeps the last entry, so that the next one is not mistaken for the first.
             if (_uncounted.Count == 1) break;
             _uncounted.Dequeue();
         }
@@ -234,15 +235,15 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
         else if (merge.StepMilliseconds > 0 && _uncounted.TryPeek(out (MergeProgress Progress, long Time) oldest)
             && oldest.Progress.OpsDone > count
             && time.Milliseconds - oldest.Time > 2 * merge.Options.CheckpointMilliseconds)
-            wrong = $"the first of them written {time.Milliseconds - oldest.Time} ms ago, with {merge.Options.CheckpointMilliseconds} "
+            wrong = $"the oldest of them written {time.Milliseconds - oldest.Time} ms ago, with {merge.Options.CheckpointMilliseconds} "
                 + "between checkpoints";
         if (wrong != null) Lost ??= new LostDataException($"a crash would undo {_written - _counted} bytes, {wrong}");
     }
 }
 
 /// <summary>
-/// A second merge as the first one sees it: a share of the memory that comes and goes at moments that the seed decides. While it is
-/// present, the first merge may hold three quarters of its arena, and gives back the excess.
+/// A second merge as the first one sees it: it takes and releases a share of the memory at moments that the seed decides. While it has that
+/// share, the first merge may hold three quarters of its arena, and must give back the rest.
 /// </summary>
 internal sealed class SimRival : IDisposable
 {
@@ -290,7 +291,7 @@ internal sealed class SimRival : IDisposable
         pages.Check();
         long discarded = pages.Discarded - _before;
         if (all && (_given == 0 || discarded < _given))
-            throw new LostDataException($"{_given} bytes of buffers were given back, of which the system got {discarded}");
+            throw new LostDataException($"{_given} bytes of buffers were given back, but the system got {discarded}");
     }
 
     public void Dispose()
@@ -334,7 +335,7 @@ public sealed class SimWorkers(IWorker<DecodeJob> worker, ulong seed) : IWorkQue
 
     public void WaitForEnd()
     {
-        if (_jobs.Count == 0) throw new ContractViolationException("waiting for a job although none is under way");
+        if (_jobs.Count == 0) throw new ContractViolationException("waits for a job although none is running");
     }
 
     public void Dispose() => worker.Dispose();

@@ -10,8 +10,9 @@ namespace Snapuserd.Tests.Simulator;
 public sealed class ContractViolationException(string what) : Exception(what);
 
 /// <summary>
-/// Replaces the success of one request: a negative errno, or a number of bytes; for a flush also whether the cache drops its dirty data.
-/// With <paramref name="WholeSectors"/> a short write never leaves a part of a sector on the device, whatever result it reports.
+/// The injected result of one request: a negative errno or a number of bytes. For a flush, <paramref name="DropsDirty"/> makes the cache
+/// drop its dirty data. With <paramref name="WholeSectors"/> a short write never leaves a part of a sector on the device, whatever result
+/// it reports.
 /// </summary>
 public readonly record struct Fault(int Result, bool DropsDirty = false, bool WholeSectors = false);
 
@@ -64,7 +65,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
 
     public bool TryQueue(in BlockRequest request)
     {
-        if (_disposed) throw new ContractViolationException("a request after the queue was closed");
+        if (_disposed) throw new ContractViolationException("a request was queued after the queue was closed");
         if (_flights.Count == depth) return false;
         Queue(request);
         return true;
@@ -156,7 +157,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     }
 
     /// <summary>
-    /// Rejects two requests in flight for one place if one of them writes different contents, no matter which queue owns them.
+    /// Rejects two requests in flight for the same bytes if one of them changes these bytes, no matter which queues own the requests.
     /// </summary>
     private void CheckRace(in BlockRequest request, ReadOnlySpan<byte> buffer, Flight flight, SimQueue whose)
     {
@@ -224,8 +225,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     }
 
     /// <summary>
-    /// A read that races with a write sees the same bytes in either order, because the write repeats the present contents. Two writes must
-    /// never overlap.
+    /// True if a read that races with the write sees the same bytes in either order, because the write repeats the present contents. Two
+    /// writes must never overlap.
     /// </summary>
     private bool ChangesNothingFor(in BlockRequest write, ReadOnlySpan<byte> data, BlockVerb other, long offset, int length)
     {
@@ -248,7 +249,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     private int Complete(Flight flight)
     {
         BlockRequest request = flight.Request;
-        // A hint promises nothing: a cut leaves any subset of the pending pages, with or without it. Its result must not matter.
+        // A hint guarantees nothing: with or without it, a power cut leaves any subset of the pending pages. Its result must not matter.
         if (request.Verb == BlockVerb.WriteBack) return flight.Fault?.Result ?? s_endsOfHints[_chance.Below(s_endsOfHints.Length)];
         if (request.Verb != BlockVerb.Flush)
         {
@@ -285,7 +286,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                     PendingPage page = disk.Pending[i];
                     if (!page.InFlight || !Mine(page, request)) continue;
                     long start = (long)page.Number * Page.Size;
-                    // A failed write promises nothing: each of its pages may have changed. A short write stops at the length it reports.
+                    // A failed write guarantees nothing: each of its pages may have changed. A short write stops at the length it reports.
                     bool lands = result < 0 ? _chance.Percent(50) : start < end;
                     if (!lands) { disk.Pending.RemoveAt(i--); disk.Changes++; continue; }
                     if (result > 0 && end < start + Page.Size && end < request.Offset + request.Buffer.Length)

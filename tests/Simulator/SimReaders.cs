@@ -14,8 +14,8 @@ namespace Snapuserd.Tests.Simulator;
 /// <list type="bullet">
 /// <item>The product's reader: a <see cref="ViewReader"/> with its own queue on the same disks. It reads random ranges and serves its
 /// requests slowly; the results are compared with the target.</item>
-/// <item>A reader that knows only the gate. It enters, and until it leaves it checks at every step that everything published when it
-/// entered is still in place. It checks every block on the devices, in the requests in flight to them, and in window memory.</item>
+/// <item>A reader that knows only the gate. Until it leaves, it checks at every step that each block is still at the location published
+/// when it entered: on the devices, in the requests in flight to them, or in window memory.</item>
 /// </list>
 /// </summary>
 public sealed class SimReaders : IDisposable
@@ -63,7 +63,7 @@ public sealed class SimReaders : IDisposable
 
     /// <summary>All these counters in one line.</summary>
     public static string Counts =>
-        $"readers: {Reads} reads compared, {Looks} blocks looked at, {Waits} waits of the merge for readers alone";
+        $"readers: {Reads} reads compared, {Looks} blocks checked, {Waits} waits of the merge for readers only";
 
     /// <summary>Reads that failed because of an injected fault, over all cases.</summary>
     public static long Failures => Interlocked.Read(ref _failures);
@@ -102,10 +102,10 @@ public sealed class SimReaders : IDisposable
         }
     }
 
-    /// <summary>The merge waits with nothing in flight: the readers inside advance until one of them has woken it.</summary>
+    /// <summary>The merge waits with nothing in flight: the readers inside the gate advance until one of them wakes the merge.</summary>
     public void WakeUp()
     {
-        if (_broken) throw new ContractViolationException("waiting after a reader has failed");
+        if (_broken) throw new ContractViolationException("the merge waits after a reader has failed");
         Interlocked.Increment(ref _waits);
         _running = true;
         while (!_wakeUp.TryTake())
@@ -162,14 +162,14 @@ public sealed class SimReaders : IDisposable
         _setup.Readers.Leave(_pass);
     }
 
-    /// <summary>Checks that a power cut would keep the count and the window that readers are told are durable.</summary>
+    /// <summary>Checks that a power cut would keep the count and the window that the gate publishes as durable.</summary>
     private void CheckPublished()
     {
         OpLocations locations = _setup.Readers.Locations;
         int count = SimMerge.DurableCount(_disks[0]);
         if (locations.Counted > count && locations.Counted > Left)
             throw new LostDataException(
-                $"readers are sent to Base for the ops before {locations.Counted}, and the durable count is {count}");
+                $"readers are sent to Base for the ops before {locations.Counted}, but the durable count is {count}");
         // A window that has just been counted is no longer claimed.
         if (locations.Window == 0 || locations.Counted == Left || count > locations.Counted) return;
         ScratchLayout layout = new(_engine.Cow.Header.HeaderBytes, _engine.Cow.Header.ScratchBytes);
@@ -195,7 +195,7 @@ public sealed class SimReaders : IDisposable
         CowOp op = position < 0 ? default : _engine.Cow[order.OpIndex(position)];
         if (position < _locations.Counted)
         {
-            // Base holds the block, also when no op writes it.
+            // Base holds the block; this includes blocks that no op writes.
             LookFor(_setup.Base.Number, (long)block * Page.Size, _case.Target[block].Bytes, block, "Base");
             return;
         }
@@ -215,7 +215,7 @@ public sealed class SimReaders : IDisposable
     {
         if (device == 2)
         {
-            // The parts that the source shares with Base are located on Base.
+            // Checks the parts that the source shares with Base on Base.
             foreach (SharedRange range in _case.Overlap ?? [])
             {
                 long start = Math.Max(offset, range.SourceOffset), end = Math.Min(offset + due.Length, range.SourceOffset + range.Length);
@@ -243,7 +243,7 @@ public sealed class SimReaders : IDisposable
     }
 
     private LostDataException Gone(int block, string where) =>
-        new($"a reader entered when {_locations} held and is still inside: block {block} is no longer what it was in {where} with "
+        new($"a reader entered when {_locations} held and is still inside: block {block} has changed in {where} with "
             + $"{_setup.Readers.Locations} published");
 
     /// <summary>The product's reader, with two reads at a time.</summary>
@@ -261,7 +261,8 @@ public sealed class SimReaders : IDisposable
         {
             _all = all;
             _arena = new Arena((2 * (ViewReader.BytesPerRead(all._view) + BufferBytes)) + Page.Size);
-            _queue = new SimQueue(all._disks, _arena, 2, all._chance.Next(), () => throw new ContractViolationException("a reader writes"),
+            _queue = new SimQueue(all._disks, _arena, 2, all._chance.Next(),
+                () => throw new ContractViolationException("a reader issued a write"),
                 all._case.ReaderFaults)
             { Beside = [all._beside] };
             all._beside.Beside = [_queue];
@@ -343,7 +344,7 @@ public sealed class SimReaders : IDisposable
                 int page = (int)((offset + done) / Page.Size), from = (int)((offset + done) % Page.Size),
                     count = Math.Min(read.Length - done, Page.Size - from);
                 if (!read.Slice(done, count).SequenceEqual(_all._case.Target[page].Bytes.Slice(from, count)))
-                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} shows a wrong block {page} with "
+                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} returns a wrong block {page} with "
                         + $"{_all._setup.Readers.Locations} published");
                 done += count;
             }
@@ -352,4 +353,4 @@ public sealed class SimReaders : IDisposable
 }
 
 /// <summary>The merge waits for a reader that never leaves.</summary>
-public sealed class StuckException() : Exception("the merge waits for a reader who stays for ever");
+public sealed class StuckException() : Exception("the merge waits for a reader that never leaves");

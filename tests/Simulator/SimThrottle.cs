@@ -3,7 +3,7 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Pauses, slows down and resumes a merge as the seed decides; resumes it at the latest when the merge waits for nothing else.
+/// Pauses, slows down and resumes a merge as the seed decides. Resumes it at the latest when the merge waits for nothing else.
 /// </summary>
 public sealed class SimThrottle(ulong seed)
 {

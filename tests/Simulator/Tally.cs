@@ -14,7 +14,7 @@ public sealed class Tally
     public long Cases { get; private set; }
     /// <summary>Runs of the engine.</summary>
     public long Runs { get; private set; }
-    /// <summary>Crash states reached, repeated ones included.</summary>
+    /// <summary>Crash states reached, including repeated ones.</summary>
     public long States { get; private set; }
     /// <summary>Crash states that are distinct within their case; each was recovered.</summary>
     public long Distinct { get; private set; }
