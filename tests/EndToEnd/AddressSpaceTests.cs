@@ -39,7 +39,7 @@ public sealed class AddressSpaceTests
 
     [Theory]
     [MemberData(nameof(Starts))]
-    public void In_a_small_address_space_a_verb_does_what_it_does_elsewhere(string space, string words)
+    public void Verb_works_in_a_small_address_space(string space, string words)
     {
         using TempFolder folder = new();
         BinaryResult result = Run(folder, space, words);
@@ -51,7 +51,7 @@ public sealed class AddressSpaceTests
 
     /// <summary>The limit takes effect: with less than the program reserves, it does not start and reports why.</summary>
     [Fact]
-    public void In_a_smaller_one_it_says_71()
+    public void Too_small_an_address_space_is_71()
     {
         using TempFolder folder = new();
         BinaryResult result = Run(folder, Binary.IsEmulated ? "0x4000000" : "33554432", "version");

@@ -85,7 +85,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void A_daemon_has_given_back_the_memory_of_a_snapshot_before_it_answers_that_it_is_detached()
+    public void Daemon_frees_the_memory_of_a_snapshot_before_it_confirms_the_detach()
     {
         long AfterOneMore()
         {
@@ -126,7 +126,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void What_the_client_sees_under_a_name_is_what_is_served()
+    public void Daemon_serves_the_files_that_the_client_opened()
     {
         // The path is relative to another folder, and the link points to another file by the time the daemon opens it.
         File.Move(_folder["one.cow"], _folder["devices/x.cow"]);
@@ -145,7 +145,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void What_is_merged_or_in_use_stays()
+    public void Snapshot_in_use_or_being_merged_is_not_detached()
     {
         Assert.Equal(0, Attach("a").ExitCode);
         using (Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified))
@@ -165,7 +165,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void Who_watches_a_daemon_that_is_stopped_learns_what_became_of_the_merge()
+    public void Watch_of_a_stopped_daemon_reports_how_the_merge_ended()
     {
         Assert.Equal(0, Attach("a").ExitCode);
         // The merge writes one batch, and the next one only hours later.
@@ -179,7 +179,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void What_cannot_be_attached_is_one_sentence_with_its_code_and_leaves_nothing_open()
+    public void Failed_attach_prints_one_message_with_its_code_and_leaves_nothing_open()
     {
         Refused(64, "attach takes a NAME", Ctl("attach"));
         Refused(64, "attach takes --base PATH", Ctl("attach", "a", "--cow", _folder["one.cow"]));
@@ -202,7 +202,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void A_server_of_one_cow_takes_no_other()
+    public void Server_of_one_cow_refuses_to_attach_another()
     {
         Files("two");
         string control = _folder["other"];
@@ -217,7 +217,7 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
-    public void Clients_of_the_socket_who_send_files_without_a_use_for_them_leave_nothing_open()
+    public void Descriptors_that_clients_send_without_need_are_closed()
     {
         // One attempt per available descriptor.
         using Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);

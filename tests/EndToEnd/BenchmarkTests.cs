@@ -9,7 +9,7 @@ namespace Snapuserd.Tests.EndToEnd;
 public sealed class BenchmarkTests
 {
     [Fact]
-    public void Every_benchmark_states_the_ceiling_ours_and_the_ratio()
+    public void Every_benchmark_prints_the_ceiling_our_result_and_the_ratio()
     {
         var output = new StringWriter();
         Benchmarks.Program.Run(output, Binary.Path, tiny: true);

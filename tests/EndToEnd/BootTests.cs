@@ -31,7 +31,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void The_plan_of_a_boot_as_json()
+    public void Dry_run_prints_the_plan_as_json_and_changes_nothing()
     {
         Write("new.cow", Golden.Cow("v3-lz4-64k-xor"));
         Write("half.cow", Golden.HalfCow("half-v2-gz-xor-F2sync"));
@@ -64,7 +64,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Off_and_an_empty_table_do_nothing_and_nonsense_does_nothing_either()
+    public void Boot_without_rows_succeeds_and_an_invalid_configuration_is_refused()
     {
         Assert.Equal((0, "", ""), Boot("root /a /b", "snapuserd=off") is var off ? (off.ExitCode, off.Output, off.Error) : default);
         Assert.Equal((0, "", ""), Boot("# nothing", "") is var empty ? (empty.ExitCode, empty.Output, empty.Error) : default);
@@ -82,7 +82,7 @@ public sealed class BootTests : IDisposable
     /// missing.
     /// </summary>
     [Fact]
-    public void What_cannot_be_served_and_has_begun_is_merged_with_progress_on_standard_error()
+    public void Begun_merge_that_cannot_be_served_is_finished_with_progress_on_standard_error()
     {
         Write("half.cow", Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring"));
         Write("base", Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
@@ -97,7 +97,7 @@ public sealed class BootTests : IDisposable
 
     /// <summary>Another server already serves the same COW and base on another device, or does not answer.</summary>
     [Fact]
-    public void Who_listens_on_the_socket_of_a_row_is_asked_whether_it_serves_it()
+    public void Process_that_listens_on_the_socket_of_a_row_is_asked_what_it_serves()
     {
         Write("root", Golden.Cow("v3-lz4-descending"));
         Write("base", Golden.Old);
@@ -132,7 +132,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Two_boots_are_not_at_work_at_a_time()
+    public void Boots_wait_for_one_another()
     {
         Write("half.cow", Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring"));
         Write("base", Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
@@ -170,7 +170,7 @@ public sealed class BootTests : IDisposable
     /// An ext4 file system in a file is the root of the program. A folder on it is empty, or has a file, or is a mount point.
     /// </summary>
     [RootFact]
-    public void On_the_root_s_own_file_system_an_empty_folder_is_a_place_to_mount_on()
+    public void Empty_folder_on_the_root_file_system_counts_as_an_unused_mount_point()
     {
         using TempFolder folder = new();
         string image = folder["image"], root = folder["root"];
@@ -201,7 +201,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_damaged_payload_leaves_base_and_cow_as_they_are()
+    public void Damaged_payload_leaves_base_and_cow_unchanged()
     {
         byte[] cow = Golden.Cow("v3-lz4-64k-xor");
         cow.AsSpan(cow.Length - 3000).Fill(0xee);

@@ -43,7 +43,7 @@ public sealed class BuildScriptTests : IDisposable
     private string Called => File.ReadAllLines(_folder["called"])[0];
 
     [Fact]
-    public void Home_that_is_there_stays()
+    public void Existing_HOME_is_kept()
     {
         BinaryResult result = Build($"HOME={_folder["home"]}");
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -58,7 +58,7 @@ public sealed class BuildScriptTests : IDisposable
     [InlineData(null)]
     [InlineData("HOME=")]
     [InlineData("HOME=/nonexistent")]
-    public void Without_a_home_there_is_one_all_the_same(string? home)
+    public void Missing_or_invalid_HOME_is_replaced(string? home)
     {
         BinaryResult result = Build(home == null ? [] : [home]);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -68,7 +68,7 @@ public sealed class BuildScriptTests : IDisposable
     }
 
     [Fact]
-    public void Home_of_the_SDK_that_was_given_stays()
+    public void Given_home_of_the_SDK_is_kept()
     {
         BinaryResult result = Build($"DOTNET_CLI_HOME={_folder["home"]}");
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -76,7 +76,7 @@ public sealed class BuildScriptTests : IDisposable
     }
 
     [Fact]
-    public void First_build_says_what_it_downloads_and_later_ones_what_they_do()
+    public void First_build_announces_its_downloads_and_every_build_announces_its_compilation()
     {
         BinaryResult first = Build($"HOME={_folder["home"]}");
         Assert.Matches("build.sh: the first build for (amd64|arm64) downloads .* from nuget.org: [0-9]+ MB", first.Error);

@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.EndToEnd;
 public sealed class ClaimTests
 {
     [RootFact]
-    public void What_a_process_claims_is_76_for_others_and_free_for_the_child_it_starts()
+    public void Claimed_storage_is_76_for_other_processes_and_free_for_a_child()
     {
         using TempFolder folder = new();
         (string cow, string target) = (folder["cow"], folder["base"]);

@@ -40,7 +40,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Merge_comes_when_it_is_asked_for_and_watch_ends_with_it()
+    public void Merge_starts_on_request_and_watch_ends_with_it()
     {
         Process server = Start("--merge-on-request");
         JsonElement before = Status();
@@ -63,7 +63,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Servers_of_one_folder_have_names_of_their_own()
+    public void Servers_with_sockets_in_one_folder_get_distinct_names()
     {
         Process ServerOf(string folder, params string[] more)
         {
@@ -109,7 +109,7 @@ public sealed class CtlTests : IDisposable
     [InlineData("--as needs --control", "--as", "x")]
     [InlineData("'a/b' cannot name a server", "--as", "a/b", "--control", "/nowhere/x")]
     [InlineData("'..' cannot name a server", "--as", "..", "--control", "/nowhere/x")]
-    public void What_is_no_name_of_a_server_is_64(string sentence, params string[] words)
+    public void Invalid_name_of_a_server_is_64(string sentence, params string[] words)
     {
         BinaryResult result = Binary.Run(["serve", "--cow", _cow, "--base", _base, .. words]);
         Assert.True(result.ExitCode == 64, result.ToString());
@@ -117,7 +117,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Paused_before_it_begins_it_writes_nothing_until_it_is_resumed()
+    public void Merge_paused_before_it_begins_writes_nothing_until_it_is_resumed()
     {
         Process server = Start("--merge-on-request");
         Assert.Equal(0, Ctl("pause").ExitCode);
@@ -136,7 +136,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Rate_set_before_the_merge_begins_slows_it_and_off_lets_it_go()
+    public void Rate_set_before_the_merge_slows_it_and_off_removes_the_limit()
     {
         Process server = Start("--merge-on-request");
         // One batch is written completely; the next one would have to wait for hours.
@@ -151,7 +151,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Rate_set_before_serve_has_asked_for_its_merge_slows_it_and_does_not_keep_it_for_ever()
+    public void Rate_set_before_serve_requests_its_merge_slows_it_and_does_not_block_it_for_ever()
     {
         // The pipe for its output is full: the server blocks after it is ready and before it requests its merge, until the test reads.
         string pipe = _folder["stdout"];
@@ -182,7 +182,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Time_of_a_merge_counts_from_its_beginning_and_not_from_that_of_the_server()
+    public void Duration_of_a_merge_excludes_the_time_before_it_begins()
     {
         Process server = Binary.Start("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control",
             _control, "--progress", "never", "--merge-on-request", "--json");
@@ -203,7 +203,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Stopped_in_a_pause_before_it_begins_it_leaves_everything_as_it_was()
+    public void Server_stopped_in_a_pause_before_the_merge_changes_nothing()
     {
         Process server = Start("--merge-on-request");
         Assert.Equal(0, Ctl("pause").ExitCode);
@@ -217,7 +217,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Stop_in_a_pause_leaves_a_merge_that_goes_on()
+    public void Merge_stopped_in_a_pause_can_be_continued()
     {
         Process server = Start("--merge-on-request");
         // One batch is written; the next one would have to wait for hours.
@@ -235,7 +235,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Server_in_the_place_of_a_killed_one_goes_on_as_that_one_was_told()
+    public void Server_that_replaces_a_killed_one_applies_the_same_requests()
     {
         string noted = _folder["noted"];
         File.WriteAllBytes(noted, new byte[10]);
@@ -309,7 +309,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Signals_that_are_for_others_end_no_server()
+    public void Signals_without_a_meaning_for_a_server_do_not_end_it()
     {
         Process server = Start("--merge-on-request");
         foreach (int signal in (int[])[10, 30])
@@ -323,7 +323,7 @@ public sealed class CtlTests : IDisposable
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Stop_of_a_supervised_server_that_is_killed_in_that_moment_ends_when_all_is_gone(bool again)
+    public void Stop_of_a_supervised_server_that_is_killed_meanwhile_waits_until_its_supervisor_has_ended(bool again)
     {
         string noted = _folder["noted"];
         File.WriteAllBytes(noted, new byte[10]);
@@ -379,7 +379,7 @@ public sealed class CtlTests : IDisposable
     [InlineData(64, "unexpected argument", "list", "cow")]
     [InlineData(66, "there is no snapshot bow here; there is cow", "status", "bow")]
     [InlineData(64, "--merge-on-request", "merge")]
-    public void What_makes_no_sense_is_one_sentence(int code, string words, params string[] arguments)
+    public void Invalid_request_prints_one_message(int code, string words, params string[] arguments)
     {
         Process server = Start();
         BinaryResult result = Ctl(arguments);
@@ -390,7 +390,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void No_server_is_66_and_what_answers_in_another_language_is_74()
+    public void Missing_server_is_66_and_a_server_with_another_protocol_is_74()
     {
         BinaryResult missing = Ctl("status");
         Assert.Equal(66, missing.ExitCode);
@@ -403,7 +403,7 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Socket_is_for_its_owner_only_and_not_taken_from_a_living_server()
+    public void Socket_is_for_its_owner_only_and_not_taken_from_a_live_server()
     {
         Process server = Start();
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(_control));

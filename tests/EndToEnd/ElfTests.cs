@@ -23,7 +23,7 @@ public sealed class ElfTests
     private readonly byte[] _file = File.ReadAllBytes(Binary.CompiledFile);
 
     [Fact]
-    public void It_is_a_position_independent_executable()
+    public void Program_is_a_position_independent_executable()
     {
         Assert.Equal("\x7f" + "ELF\x02\x01\x01", Encoding.Latin1.GetString(_file, 0, 7));
         Assert.Equal(TypeDynamic, BinaryPrimitives.ReadUInt16LittleEndian(_file.AsSpan(16)));
@@ -32,7 +32,7 @@ public sealed class ElfTests
     }
 
     [Fact]
-    public void It_needs_no_interpreter_and_no_library()
+    public void Program_needs_no_interpreter_and_no_library()
     {
         Assert.DoesNotContain(Segments(), segment => segment.Type == SegmentInterpreter);
         Assert.DoesNotContain(Dynamic(), entry => entry.Tag == TagNeeded);
@@ -48,10 +48,10 @@ public sealed class ElfTests
     }
 
     [Fact]
-    public void It_is_at_most_5_and_a_half_MB() => Assert.InRange(_file.Length, 1, 5_500_000);
+    public void Program_has_at_most_5_and_a_half_MB() => Assert.InRange(_file.Length, 1, 5_500_000);
 
     [Fact]
-    public void It_is_stripped_and_does_not_tell_where_it_was_built()
+    public void Program_is_stripped_and_does_not_contain_the_path_of_its_build()
     {
         string text = Encoding.Latin1.GetString(_file);
         Assert.DoesNotContain(".debug_info", text);
@@ -63,7 +63,7 @@ public sealed class ElfTests
     /// boundaries a part of it would stay writable.
     /// </summary>
     [Fact]
-    public void It_is_linked_for_the_largest_pages_of_its_architecture()
+    public void Program_is_linked_for_the_largest_pages_of_its_architecture()
     {
         const ushort arm64 = 183;
         ulong page = BinaryPrimitives.ReadUInt16LittleEndian(_file.AsSpan(18)) == arm64 ? 65536u : 4096u;

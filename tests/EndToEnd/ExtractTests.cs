@@ -23,7 +23,7 @@ public sealed class ExtractTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Fact]
-    public void It_writes_the_image_and_says_so()
+    public void Extract_writes_the_image_and_reports_it()
     {
         BinaryResult result = Extract();
         Assert.Equal((0, $"wrote 4.5 MiB to {_out}\n", ""), (result.ExitCode, result.Output, result.Error));
@@ -32,7 +32,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void What_a_killed_run_left_is_used_again()
+    public void Temporary_file_of_a_killed_run_is_reused()
     {
         File.WriteAllBytes(_out + ".part", new byte[Golden.New.Length + 12345]);
         Assert.Equal(0, Extract().ExitCode);
@@ -51,7 +51,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void A_part_that_another_run_writes_is_76_and_is_not_touched()
+    public void Temporary_file_of_a_concurrent_run_is_76_and_stays_unchanged()
     {
         File.WriteAllText(_out + ".part", "theirs");
         using (new FileStream(_out + ".part", FileMode.Open, FileAccess.ReadWrite, FileShare.None)) Assert.Equal(76, Extract().ExitCode);
@@ -60,7 +60,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void A_link_at_the_part_s_name_is_not_followed()
+    public void Link_under_the_name_of_the_temporary_file_is_not_followed()
     {
         File.WriteAllText(_folder["precious"], "precious");
         File.CreateSymbolicLink(_out + ".part", _folder["precious"]);
@@ -85,7 +85,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void A_new_file_gets_the_mode_that_the_umask_leaves()
+    public void New_file_gets_the_mode_that_the_umask_permits()
     {
         BinaryResult result = Binary.RunProgram("/bin/sh",
             ["-c", "umask 027; exec \"$0\" extract --cow \"$1\" --base \"$2\" --output \"$3\"", Binary.Path, _folder["cow"],
@@ -113,7 +113,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void An_output_whose_part_is_an_input_is_64_and_nothing_is_emptied()
+    public void Output_whose_temporary_file_is_an_input_is_64_and_nothing_is_truncated()
     {
         foreach (string input in new[] { "cow", "base" })
         {
@@ -126,7 +126,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [RootFact]
-    public void The_file_below_a_loop_device_that_is_read_is_64_as_output()
+    public void File_below_a_loop_device_that_is_an_input_is_64_as_output()
     {
         using LoopDevice loop = new(_folder["base"]);
         Assert.Equal(64, Binary.Run("extract", "--cow", _folder["cow"], "--base", loop.Path, "--output", _folder["base"]).ExitCode);
@@ -156,7 +156,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void Its_name_is_made_durable_after_the_bytes()
+    public void Name_of_the_output_is_made_durable_after_its_bytes()
     {
         BinaryResult result = Binary.RunProgram("strace",
             ["-f", "-qq", "-o", _folder["trace"], "-e", "trace=fsync,rename,renameat2", Binary.Path, "extract", "--cow", _folder["cow"],

@@ -40,7 +40,7 @@ public sealed class ForeignTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Every_verb_says_what_a_file_is_that_is_given_as_the_COW(string name)
+    public void Every_verb_names_the_format_of_a_foreign_file_given_as_the_COW(string name)
     {
         (string what, string remedy) = ForeignFiles.Words(name);
         foreach (byte[] file in (byte[][])[ForeignFiles.Magic(name), ForeignFiles.Whole(name, 50_000)])
@@ -65,7 +65,7 @@ public sealed class ForeignTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Readers))]
-    public void Sparse_image_is_no_base_and_no_source(string words)
+    public void Sparse_image_is_refused_as_base_and_source(string words)
     {
         byte[] sparse = SparseImages.Of(Golden.Old);
         // Also with nothing but the magic, and with a file as long as the image.
@@ -82,7 +82,7 @@ public sealed class ForeignTests : IDisposable
     }
 
     [RootFact]
-    public void Sparse_image_on_a_block_device_is_no_base()
+    public void Sparse_image_on_a_block_device_is_refused_as_base()
     {
         byte[] sparse = [.. SparseImages.Of(Golden.Old), .. new byte[4096]];
         Write("sparse", sparse[..(sparse.Length & -4096)]);
@@ -92,7 +92,7 @@ public sealed class ForeignTests : IDisposable
     }
 
     [Fact]
-    public void Sparse_image_is_no_base_of_a_COW_that_is_merged()
+    public void Sparse_image_is_refused_as_base_of_a_merged_COW()
     {
         Assert.Equal(0, _shell.Run("$P merge --cow cow --base base").ExitCode);
         Write("sparse", SparseImages.Of(Golden.New));
@@ -101,7 +101,7 @@ public sealed class ForeignTests : IDisposable
     }
 
     [Fact]
-    public void Boot_refuses_a_sparse_base_whatever_its_update_is()
+    public void Boot_refuses_a_sparse_base_with_any_update()
     {
         byte[] sparse = SparseImages.Of(Golden.Old);
         Write("sparse", sparse);
@@ -155,7 +155,7 @@ public sealed class ForeignTests : IDisposable
     [InlineData("squashfs")]
     [InlineData("elf")]
     [InlineData("text")]
-    public void Raw_image_that_begins_like_another_format_is_an_image(string name)
+    public void Raw_image_that_begins_like_another_format_is_accepted(string name)
     {
         byte[] old = (byte[])Golden.Old.Clone(), changed = (byte[])Golden.New.Clone();
         ForeignFiles.Magic(name).CopyTo(old, 0);

@@ -23,7 +23,7 @@ public sealed class HeapTests
     [InlineData(9_000_000, 20, 71)]
     [InlineData(40_000_000, 1, 0)]
     [InlineData(40_000_000, 2, 71)]
-    public void Heap_that_is_full_says_so(int bytes, int count, int exitCode)
+    public void Full_heap_ends_with_71_and_never_with_a_fault(int bytes, int count, int exitCode)
     {
         BinaryResult result = Binary.RunProgram(Binary.CompiledChecks,
             ["fill", bytes.ToString(CultureInfo.InvariantCulture), count.ToString(CultureInfo.InvariantCulture)]);

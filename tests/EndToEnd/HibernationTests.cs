@@ -81,7 +81,7 @@ public sealed class HibernationTests : IDisposable
     }
 
     [RootFact]
-    public void An_image_that_is_given_up_is_named_in_a_warning()
+    public void Discarded_hibernation_image_is_named_in_a_warning()
     {
         BinaryResult result = Boot($"noresume resume={Disk} resume_offset={HeaderPage}", "--dry-run");
         Assert.Equal(0, result.ExitCode);
@@ -90,7 +90,7 @@ public sealed class HibernationTests : IDisposable
     }
 
     [Fact]
-    public void A_device_of_resume_that_is_not_there_is_no_image()
+    public void Missing_resume_device_does_not_count_as_an_image()
     {
         BinaryResult result = Boot("resume=UUID=00000000-0000-4000-8000-000000000000", "--dry-run");
         Assert.Equal(0, result.ExitCode);
@@ -100,7 +100,7 @@ public sealed class HibernationTests : IDisposable
     }
 
     [Fact]
-    public void A_row_that_fails_is_told_once_in_a_dry_run()
+    public void Failed_row_is_reported_once_in_a_dry_run()
     {
         File.WriteAllBytes(_folder["cow"], [.. Enumerable.Repeat((byte)7, 5000)]);
         foreach (string[] more in new string[][] { ["--dry-run"], ["--dry-run", "--json"] })

@@ -36,7 +36,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void Numbers_at_their_ends_take_no_more_than_memory_and_16_MiB(int version)
+    public void Numbers_at_their_limits_take_no_more_than_memory_and_16_MiB(int version)
     {
         string[] names = ["buffer_size", "cluster_ops", "num_merge_ops", "sequence_data_count", "resume_point_count", "resume_point_max",
             "op_count", "op_count_max", "max_compression_size", "data_length"];
@@ -52,7 +52,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void What_only_a_hole_has_room_for_takes_no_more_than_memory_and_16_MiB() => Try(Holes(), least: 12);
+    public void Claims_that_only_a_hole_can_hold_take_no_more_than_memory_and_16_MiB() => Try(Holes(), least: 12);
 
     [Fact]
     public void A_sequence_list_of_half_a_million_blocks_is_listed_as_JSON_in_16_MiB_and_48_bytes_per_op()

@@ -61,7 +61,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     [InlineData("28b52ffd60ff0efb7f0041" + "26b52ffd0001400001" + "41" + "c00000", 65)]
     [InlineData("28b52ffd60ff0efb7f0041" + "25b52ffd0001400001" + "41" + "c00000", 65)]
     [InlineData("27b52ffd2001400001" + "41" + "c00000", 65)]
-    public void Zstd_frame_of_a_version_before_0_8_is_refused_wherever_it_comes(string frames, int exitCode)
+    public void Zstd_frame_of_a_version_before_0_8_is_refused_at_any_position(string frames, int exitCode)
     {
         // The program has no decoders for these frames (src/NativeAot.props). The payload is 4095 bytes of current zstd, and a skippable
         // frame fills up the length.

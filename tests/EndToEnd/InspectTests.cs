@@ -20,7 +20,7 @@ public sealed class InspectTests : IDisposable
 
     [Theory]
     [MemberData(nameof(CowNames))]
-    public void It_counts_what_the_writer_wrote(string name)
+    public void Inspect_counts_the_ops_that_the_writer_wrote(string name)
     {
         File.WriteAllBytes(_folder["cow"], Golden.Cow(name));
         GoldenCow row = Golden.Row(name);
@@ -55,7 +55,7 @@ public sealed class InspectTests : IDisposable
 
     [Theory]
     [MemberData(nameof(HalfNames))]
-    public void It_shows_where_a_killed_merge_stands(string name)
+    public void Inspect_shows_the_progress_of_a_killed_merge(string name)
     {
         File.WriteAllBytes(_folder["cow"], Golden.HalfCow(name));
         GoldenHalf half = Golden.Half(name);
@@ -69,7 +69,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void An_order_that_destroys_its_own_sources_is_shown_and_is_65()
+    public void Order_that_destroys_its_own_sources_is_shown_and_is_65()
     {
         CowBuilder builder = new() { Version = 3, ScratchBytes = 0 };
         File.WriteAllBytes(_folder["cow"], builder.Copy(1, 0).Copy(2, 1).Build());
@@ -81,7 +81,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void Ops_are_listed_with_where_their_bytes_come_from()
+    public void Ops_are_listed_with_the_sources_of_their_bytes()
     {
         CowBuilder builder = new() { Version = 3, ScratchBytes = 0 };
         builder.Copy(10, 20).Xor(50, 98314, new byte[4096]).Zero(7).Replace(16, new byte[8192]);
@@ -113,7 +113,7 @@ public sealed class InspectTests : IDisposable
     [InlineData(1, 0)]
     [InlineData(2, 0)]
     [InlineData(2, 4)]
-    public void Raw_lists_every_record_where_it_lies(int version, int clusterOps)
+    public void Raw_lists_every_record_with_its_position(int version, int clusterOps)
     {
         CowBuilder builder = new() { Version = version, ClusterOps = clusterOps, ScratchBytes = 0 };
         builder.Copy(10, 20).Label(7).Xor(50, 98314, new byte[4096]).Zero(7).Replace(16, new byte[4096]);
@@ -146,7 +146,7 @@ public sealed class InspectTests : IDisposable
     [Theory]
     [InlineData(0, true)]
     [InlineData(2, false)]
-    public void What_cannot_be_protected_any_more_is_said(int count, bool needed)
+    public void Ops_that_can_no_longer_be_protected_are_reported(int count, bool needed)
     {
         CowBuilder builder = new() { Version = 3, ScratchBytes = 0, NumMergeOps = (ulong)count };
         File.WriteAllBytes(_folder["cow"], builder.Copy(1, 0).Xor(3, 3 * 4096, new byte[4096]).Zero(5).Build());
@@ -173,7 +173,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void What_is_no_cow_is_65_with_one_sentence()
+    public void File_that_is_not_a_cow_is_65_with_one_message()
     {
         File.WriteAllText(_folder["text"], new string('x', 5000));
         File.WriteAllBytes(_folder["empty"], []);

@@ -78,7 +78,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
     [RootTheory]
     [MemberData(nameof(Verbs))]
-    public void Each_verb_works_without_what_a_file_system_may_lack_and_beside_maps_that_lie(string verb)
+    public void Each_verb_works_without_optional_operations_and_with_wrong_maps(string verb)
     {
         string[] rules = [.. For(verb, s_workable)];
         foreach (string rule in rules)
@@ -93,7 +93,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
     [RootTheory]
     [MemberData(nameof(Verbs))]
-    public void Each_verb_ends_with_a_code_of_the_table_and_a_sentence_and_loses_nothing_when_an_operation_fails(string verb)
+    public void Each_verb_ends_with_a_documented_code_and_a_message_and_loses_nothing_when_an_operation_fails(string verb)
     {
         int failed = 0;
         string[] rules = [.. For(verb, s_failing)];
@@ -121,7 +121,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
     [RootTheory]
     [MemberData(nameof(Verbs))]
-    public void Without_locks_what_reads_goes_on_and_what_writes_names_the_file_system_and_wants_to_be_told(string verb)
+    public void Without_locks_readers_continue_and_writers_name_the_file_system_and_require_an_option(string verb)
     {
         bool writes = verb is "create" or "extract" or "merge" or "merge-sync";
         // ENOSYS is left out: on that answer FUSE handles locks itself, and only its own host sees them.
@@ -147,7 +147,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     [RootTheory]
     [InlineData("create")]
     [InlineData("extract")]
-    public void An_output_whose_folder_cannot_be_flushed_is_written_and_a_sentence_says_what_that_means(string verb)
+    public void Output_whose_folder_cannot_be_flushed_is_written_with_a_warning(string verb)
     {
         using Place place = new(sparse: false);
         foreach (int errno in (int[])[EINVAL, EBADF, EOPNOTSUPP, EPERM])
@@ -171,7 +171,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     [InlineData("lseek=6", true)]
     [InlineData("lseek=turn", true)]
     [InlineData("lseek=first", true)]
-    public void A_map_that_calls_data_a_hole_does_not_make_create_skip_it_checked_or_not(string rule, bool noCheck)
+    public void Create_with_and_without_check_reads_data_that_a_map_calls_a_hole(string rule, bool noCheck)
     {
         using Place place = new(sparse: true);
         BinaryResult result = place.Run("create", rule, noCheck ? ["--no-check"] : []);
@@ -183,7 +183,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     [InlineData(ENOSPC)]
     [InlineData(EDQUOT)]
     [InlineData(EIO)]
-    public void A_base_whose_holes_cannot_be_reserved_is_not_begun(int errno)
+    public void Merge_does_not_begin_when_holes_of_its_base_cannot_be_reserved(int errno)
     {
         using Place place = new(sparse: true);
         BinaryResult result = place.Run("merge", $"fallocate={errno}");
@@ -197,7 +197,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     [RootTheory]
     [InlineData($"fallocate=95", "EOPNOTSUPP")]
     [InlineData($"fallocate=1", "EPERM")]
-    public void Where_nothing_can_be_reserved_a_merge_into_holes_says_so_and_goes_on(string rule, string name)
+    public void Merge_into_holes_continues_with_a_warning_where_nothing_can_be_reserved(string rule, string name)
     {
         using Place place = new(sparse: true);
         BinaryResult result = place.Run("merge", rule);
@@ -207,7 +207,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     }
 
     [RootFact]
-    public void Where_nothing_can_be_reserved_and_nothing_is_free_a_merge_into_holes_is_not_begun()
+    public void Merge_into_holes_does_not_begin_where_nothing_can_be_reserved_and_nothing_is_free()
     {
         using Place place = new(sparse: true);
         BinaryResult result = place.Run("merge", "fallocate=95 statfs=full");

@@ -121,7 +121,7 @@ public sealed class LargeOffsetTests : IDisposable
     [RootTheory]
     [InlineData(LargestFile)]
     [InlineData(long.MaxValue)]
-    public void Base_as_long_as_a_file_can_be_is_served_to_its_last_byte(long baseBytes)
+    public void Base_of_the_maximum_file_size_is_served_to_its_last_byte(long baseBytes)
     {
         MakeSparse("base", baseBytes);
         byte[] end = new byte[100];

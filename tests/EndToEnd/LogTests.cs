@@ -26,7 +26,7 @@ public sealed class LogTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Fact]
-    public void A_daemon_whose_messages_are_not_read_goes_on_and_tells_later_that_some_are_lost()
+    public void Daemon_whose_messages_are_not_read_continues_and_later_reports_lost_messages()
     {
         Directory.CreateDirectory(_folder["devices"]);
         using Process daemon = Binary.Start("daemon", "--socket", _folder["control"], "--device", "nbd", "--socket-folder",
@@ -72,7 +72,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void The_ready_line_of_a_server_waits_for_room_and_is_not_lost()
+    public void Ready_line_of_a_server_waits_for_space_in_the_pipe_and_is_not_lost()
     {
         // The pipe at standard output is already full when the server starts.
         const string script = "head -c 65536 /dev/zero; exec \"$@\"";
@@ -97,7 +97,7 @@ public sealed class LogTests : IDisposable
     }
 
     [RootFact]
-    public void The_kernels_log_gets_beginning_and_summary_and_standard_error_nothing()
+    public void Kernel_log_gets_beginning_and_summary_and_standard_error_gets_nothing()
     {
         Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
@@ -116,7 +116,7 @@ public sealed class LogTests : IDisposable
     }
 
     [RootFact]
-    public void A_command_line_that_makes_no_sense_is_told_there_as_well()
+    public void Invalid_command_line_is_reported_in_the_kernel_log()
     {
         Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
@@ -127,7 +127,7 @@ public sealed class LogTests : IDisposable
     }
 
     [RootFact]
-    public void Without_a_kernels_log_a_sentence_says_so_and_the_merge_goes_on()
+    public void Without_a_kernel_log_the_merge_prints_a_message_and_continues()
     {
         Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult result =
@@ -139,7 +139,7 @@ public sealed class LogTests : IDisposable
     }
 
     [RootFact]
-    public void A_kernels_log_that_takes_nothing_more_is_left_and_nothing_is_lost()
+    public void Full_kernel_log_is_replaced_by_standard_error_without_loss()
     {
         Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
@@ -154,7 +154,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void Json_records_tell_of_the_whole_merge_and_results_stay_results()
+    public void Json_records_on_standard_error_agree_with_the_result_on_standard_output()
     {
         BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--log", "json", "--json",
             "--progress", "never");
@@ -181,7 +181,7 @@ public sealed class LogTests : IDisposable
     [InlineData("0", 0)]
     [InlineData("4", 4)]
     [InlineData("-4", 1)]
-    public void A_merge_that_goes_on_counts_one_and_what_a_supervisor_has_counted(string? counted, int expected)
+    public void Resumed_merge_counts_itself_or_takes_the_count_of_a_supervisor(string? counted, int expected)
     {
         byte[] cow = Golden.Cow(Vector);
         // num_merge_ops: the first op is merged, and its block equals the target.

@@ -39,7 +39,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
     [Theory]
     [InlineData("sync")]
     [InlineData("uring")]
-    public void Merge_killed_at_each_change_ends_with_the_target_and_without_a_mark(string io)
+    public void Merge_killed_at_each_change_ends_with_the_target_and_without_a_marker(string io)
     {
         Make();
         Sweep("merge", LeastKills, mark: "",
@@ -53,7 +53,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
 
     /// <summary>The server's main thread merges. It is stopped when the merge has ended.</summary>
     [Fact]
-    public void Serve_killed_at_each_change_ends_with_the_target_and_without_a_mark()
+    public void Serve_killed_at_each_change_ends_with_the_target_and_without_a_marker()
     {
         Make();
         Sweep("serve", LeastKills, mark: "", k =>
@@ -75,7 +75,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
 
     /// <summary>A snapshot of a daemon has its own thread, so the calls of all threads are counted.</summary>
     [Fact]
-    public void Daemon_killed_at_each_change_ends_with_the_target_and_without_a_mark()
+    public void Daemon_killed_at_each_change_ends_with_the_target_and_without_a_marker()
     {
         Make();
         Sweep("daemon", LeastKills, mark: "", k =>
@@ -111,7 +111,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Boot_killed_at_each_change_ends_with_the_target_and_without_a_mark(bool resumedByMerge)
+    public void Boot_killed_at_each_change_ends_with_the_target_and_without_a_marker(bool resumedByMerge)
     {
         Make();
         // A merge that was killed in the middle, whose marker was lost.

@@ -38,7 +38,7 @@ public sealed class MarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_writes_into_its_mark_which_cow_has_begun_and_takes_it_away_when_all_is_merged()
+    public void Merge_records_its_cow_in_the_marker_and_removes_the_marker_at_the_end()
     {
         KillAt("unlink,unlinkat", 1);
         Assert.Matches("^begun [0-9a-f]{64} 0{16}\n$", File.ReadAllText(Marker));
@@ -47,7 +47,7 @@ public sealed class MarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_begun_merge_is_bound_to_its_cow()
+    public void Begun_merge_is_bound_to_its_cow()
     {
         KillAt("unlink,unlinkat", 1);
         byte[] merged = File.ReadAllBytes(Cow), target = File.ReadAllBytes(Base);
@@ -106,7 +106,7 @@ public sealed class MarkerTests : IDisposable
     }
 
     [Fact]
-    public void Without_a_durable_mark_nothing_of_the_base_is_written()
+    public void Base_is_not_written_without_a_durable_marker()
     {
         foreach (string call in new[] { "pwrite64", "fsync" })
         {
@@ -133,7 +133,7 @@ public sealed class MarkerTests : IDisposable
     [Theory]
     [InlineData("EIO", 74)]
     [InlineData("EMFILE", 71)]
-    public void A_mark_that_cannot_be_read_is_not_taken_for_none(string error, int code)
+    public void Unreadable_marker_is_not_treated_as_absent(string error, int code)
     {
         BinaryResult failed = Binary.RunProgram("strace",
             ["-f", "-qq", "-o", "/dev/null", "-P", Marker, "-e", "trace=openat", "-e", $"inject=openat:error={error}",
@@ -145,7 +145,7 @@ public sealed class MarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_of_someone_else_is_neither_read_nor_written()
+    public void Unrelated_file_under_the_name_of_the_marker_stays_unchanged()
     {
         File.WriteAllText(Marker, "my notes");
         Assert.Equal(0, Merge().ExitCode);
@@ -153,7 +153,7 @@ public sealed class MarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_cow_whose_name_leaves_no_room_for_a_mark_is_merged_without()
+    public void Cow_whose_name_is_too_long_for_a_marker_is_merged_without_one()
     {
         string cow = _folder[new string('c', 255)];
         File.Move(Cow, cow);
@@ -162,7 +162,7 @@ public sealed class MarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_of_a_cow_without_a_mark_makes_none()
+    public void Merge_of_a_cow_without_a_marker_makes_none()
     {
         File.Delete(Marker);
         KillAt("fdatasync", 3);

@@ -42,7 +42,7 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Merge_needs_no_more_bytes_requests_and_flushes_than_its_bound_says(string name)
+    public void Merge_stays_within_its_bounds_for_bytes_requests_and_flushes(string name)
     {
         CowVariant variant = CowVariant.All.Single(one => one.Name == name);
         using Place place = images.Copies();
@@ -85,7 +85,7 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
     }
 
     [Fact]
-    public void Ceilings_and_peer_run_and_the_peer_yields_the_target()
+    public void Ceilings_and_the_Android_pattern_run_and_the_pattern_yields_the_target()
     {
         CowVariant variant = CowVariant.All.Single(one => one.Name == "v3-lz4-xor");
         string cow = images.Cow(variant);

@@ -29,7 +29,7 @@ public sealed class MergeTests : IDisposable
     [Theory]
     [InlineData("auto")]
     [InlineData("sync")]
-    public void Its_last_json_line_says_what_was_done(string io)
+    public void Last_json_line_summarizes_the_merge(string io)
     {
         BinaryResult result = Merge("--json", "--io", io);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -45,7 +45,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_is_done_is_done_again_without_a_write_to_the_base()
+    public void Repeated_merge_does_not_write_to_the_base()
     {
         Assert.Equal(0, Merge().ExitCode);
         DateTime written = File.GetLastWriteTimeUtc(_base);
@@ -57,7 +57,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void The_cow_as_its_own_base_is_64_whatever_it_is_called()
+    public void Cow_as_its_own_base_is_64_under_any_name()
     {
         File.CreateSymbolicLink(_folder["link"], _cow);
         Refused(64, Binary.Run("merge", "--cow", _cow, "--base", _folder["link"]));
@@ -85,7 +85,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void What_is_missing_is_66_and_what_is_no_device_is_64()
+    public void Missing_file_is_66_and_a_folder_or_character_device_is_64()
     {
         Refused(66, Binary.Run("merge", "--cow", _folder["no"], "--base", _base));
         Refused(66, Binary.Run("merge", "--cow", _cow, "--base", _folder["no"]));
@@ -95,7 +95,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void A_base_that_is_too_small_is_65_and_stays_as_it_is()
+    public void Base_that_is_too_small_is_65_and_stays_unchanged()
     {
         byte[] cut = Golden.Old[..^4096];
         File.WriteAllBytes(_base, cut);
@@ -116,7 +116,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void Reading_the_merged_image_waits_for_no_merge_and_is_76_while_one_runs()
+    public void Reading_the_merged_image_during_a_merge_is_76_without_waiting()
     {
         // If the count moved while the image is read, the result would be neither the old nor the new image.
         using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None))
@@ -168,7 +168,7 @@ public sealed class MergeTests : IDisposable
     [InlineData("SIGTERM")]
     [InlineData("SIGINT")]
     [InlineData("SIGHUP")]
-    public void A_signal_stops_at_a_checkpoint_with_75_and_the_same_command_goes_on(string signal)
+    public void Signal_stops_at_a_checkpoint_with_75_and_the_same_command_continues(string signal)
     {
         // The signal's disposition at the start is set explicitly and not inherited: a shell starts background jobs with SIGINT ignored.
         Stopped(Binary.RunProgram("env", [$"--default-signal={signal["SIG".Length..]}",
@@ -202,7 +202,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void A_signal_while_the_ring_is_waited_for_stops_it_as_well()
+    public void Signal_during_a_wait_for_the_ring_stops_the_merge()
     {
         // At the third wait of the ring signal handlers are installed, and most of the merge is still to be done.
         string[] command = KillAt.SignalledAt(Number("SIGTERM"), 3, "io_uring_enter", "merge", "--cow", _cow, "--base", _base, "--io",
@@ -219,7 +219,7 @@ public sealed class MergeTests : IDisposable
     };
 
     [RootFact]
-    public void The_cow_as_its_own_base_is_64_through_a_loop_device_as_well()
+    public void Cow_as_its_own_base_through_a_loop_device_is_64()
     {
         using LoopDevice loop = new(_cow);
         Refused(64, Binary.Run("merge", "--cow", _cow, "--base", loop.Path));
@@ -277,7 +277,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [RootFact]
-    public void A_finished_merge_is_done_again_on_devices_that_cannot_be_written()
+    public void Repeated_merge_succeeds_on_read_only_devices()
     {
         // A loop device has whole sectors.
         using (FileStream file = File.OpenWrite(_cow)) file.SetLength((file.Length + 4095) & -4096);
@@ -315,7 +315,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void What_cannot_be_protected_is_64_and_names_the_option()
+    public void Merge_that_cannot_be_protected_is_64_and_names_the_option()
     {
         File.WriteAllBytes(_cow, new CowBuilder { ScratchBytes = 0 }.Xor(3, 3 * 4096, new byte[4096]).Build());
         BinaryResult result = Merge();
@@ -341,14 +341,14 @@ public sealed class MergeTests : IDisposable
     [InlineData("ENOMEM")]
     [InlineData("EMFILE")]
     [InlineData("ENFILE")]
-    public void Io_uring_refused_for_want_of_memory_or_descriptors_is_71(string errno)
+    public void Io_uring_that_fails_for_lack_of_memory_or_descriptors_is_71(string errno)
     {
         Refused(71, WithoutRing(errno, "uring"));
         Unchanged();
     }
 
     [Fact]
-    public void The_line_about_going_on_without_io_uring_comes_once_per_command()
+    public void Message_about_missing_io_uring_is_printed_once_per_command()
     {
         BinaryResult result = Binary.RunProgram("strace",
             ["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=ENOSYS",
@@ -358,7 +358,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void Progress_that_was_asked_for_begins_at_once_and_ends_at_the_end()
+    public void Requested_progress_begins_immediately_and_reaches_the_end()
     {
         string[] lines = Merge("--progress", "plain").Error.TrimEnd('\n').Split('\n');
         Assert.StartsWith("check   0% ", lines[0]);
@@ -373,7 +373,7 @@ public sealed class MergeTests : IDisposable
     [Theory]
     [InlineData("ENOSYS")]
     [InlineData("EPERM")]
-    public void Without_io_uring_it_says_so_in_one_line_and_merges_unless_uring_was_asked_for(string errno)
+    public void Without_io_uring_a_merge_prints_one_line_and_continues_unless_uring_was_requested(string errno)
     {
         BinaryResult asked = WithoutRing(errno, "uring");
         Refused(69, asked);

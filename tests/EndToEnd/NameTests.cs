@@ -66,7 +66,7 @@ public sealed class NameTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Numbers))]
-    public void A_name_alone_is_that_file_in_the_working_folder(int number)
+    public void Name_without_a_folder_is_a_file_in_the_working_folder(int number)
     {
         string name = RawShell.Quote(s_names[number].StartsWith('-') ? "./" + s_names[number] : s_names[number]);
         Done(_shell.Run($"mkdir d; cp cow d/{name}; cd d; $P inspect {name} && $P inspect --cow {name} && $P inspect -- {name}"));
@@ -74,7 +74,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void Extract_leaves_the_file_alone_that_has_a_replacement_character_in_place_of_the_byte()
+    public void Extract_does_not_change_a_file_whose_name_has_a_replacement_character_for_the_byte()
     {
         Done(_shell.Run("mkdir o; echo precious >'o/x\u00ef\u00bf\u00bd'; echo precious >'o/x?'"));
         Done(_shell.Run("$P extract --cow cow --base base --output 'o/x\u00ff' && cmp 'o/x\u00ff' new && cat "
@@ -92,7 +92,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void What_a_failed_extract_began_is_removed_by_its_own_name()
+    public void Failed_extract_removes_its_temporary_file_of_any_name()
     {
         Done(_shell.Run("mkdir o; printf 'x' | dd of=cow bs=1 seek=$(($(stat -c %s cow) - 100)) conv=notrunc 2>&1"));
         Assert.Equal(65, _shell.Run("$P extract --cow cow --base base --output 'o/x\u00ff'").ExitCode);
@@ -100,7 +100,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void Messages_have_the_bytes_of_the_name_and_no_name_makes_a_second_record()
+    public void Messages_contain_the_bytes_of_a_name_and_no_name_forges_a_second_record()
     {
         RawResult raw = _shell.Run("$P inspect 'no\u00ff\u00e9\u00c3\u00a4'");
         Assert.Equal((66, "snapuserd: cannot open no\u00ff\u00e9\u00c3\u00a4: no such file or directory (ENOENT)\n"),
@@ -119,7 +119,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void On_a_terminal_no_byte_of_a_name_is_a_control_character()
+    public void Names_print_no_control_characters_on_a_terminal()
     {
         // script(1) gives the program a terminal for all three streams.
         string name = "no\u00ff\u009b2J\n\u001b]0;title\u0007\u00c3\u00a4\u00c2\u0085";
@@ -135,7 +135,7 @@ public sealed class NameTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Numbers))]
-    public void Json_is_valid_utf8_and_gives_the_bytes_of_the_name_back(int number)
+    public void Json_is_valid_utf8_and_preserves_the_bytes_of_a_name(int number)
     {
         string path = "d/" + s_names[number];
         Done(_shell.Run("mkdir d"));
@@ -151,7 +151,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void A_server_and_ctl_meet_at_sockets_of_any_name_and_tell_of_files_of_any_name()
+    public void Server_and_ctl_work_with_sockets_and_files_of_any_name()
     {
         Done(_shell.Run("""
             mkdir c b; cp cow 'c/COW'; cp base 'b/BASE'
@@ -180,7 +180,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void Boot_takes_names_of_any_bytes_from_the_table_and_the_kernels_command_line()
+    public void Boot_accepts_names_of_any_bytes_in_the_table_and_the_kernel_command_line()
     {
         Done(_shell.Run("""
             mkdir 'd'; cp cow 'd/cow'; cp base 'd/base'
@@ -221,7 +221,7 @@ public sealed class NameTests : IDisposable
     }
 
     [Fact]
-    public void The_daemon_serves_what_clients_name_by_any_bytes()
+    public void Daemon_serves_files_of_any_name()
     {
         Done(_shell.Run("""
             mkdir sockets; cp cow 'COW'; cp base 'BASE'
@@ -246,7 +246,7 @@ public sealed class NameTests : IDisposable
     }
 
     [RootFact]
-    public void Starting_again_under_the_name_for_an_initrd_keeps_the_arguments()
+    public void Restart_under_the_name_for_an_initrd_keeps_the_arguments()
     {
         // In a separate mount namespace, with a root that identifies itself as an initrd.
         Done(_shell.Run("""

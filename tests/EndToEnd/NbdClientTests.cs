@@ -35,7 +35,7 @@ public sealed class NbdClientTests : IDisposable
     }
 
     [Fact]
-    public void Clients_that_stop_anywhere_keep_no_other_out()
+    public void Stalled_clients_do_not_block_other_clients()
     {
         Start();
         NbdClient idle = Ready();
@@ -86,7 +86,7 @@ public sealed class NbdClientTests : IDisposable
     }
 
     [Fact]
-    public void The_soft_limit_of_descriptors_is_raised_to_what_the_hard_one_allows()
+    public void Soft_limit_of_descriptors_is_raised_to_the_hard_limit()
     {
         Start("ulimit -Sn 64;");
         for (int i = 0; i < 200; i++) Ready();

@@ -207,7 +207,7 @@ public sealed class OutputTests : IDisposable
     [InlineData("EOPNOTSUPP")]
     [InlineData("EPERM")]
     [InlineData("EINVAL")]
-    public void Without_locks_what_reads_goes_on_with_a_warning_and_what_writes_needs_a_word(string errno)
+    public void Without_locks_readers_continue_with_a_warning_and_writers_require_an_option(string errno)
     {
         string target = _folder["base"];
         File.Copy(_folder["old"], target);

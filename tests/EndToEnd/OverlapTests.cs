@@ -122,7 +122,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
     }
 
     [RootFact]
-    public void A_server_whose_merge_is_refused_goes_on_serving()
+    public void Server_whose_merge_is_refused_continues_to_serve()
     {
         ulong seed = 1;
         Disk disk = new(seed);

@@ -26,20 +26,20 @@ public sealed class PhaseTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Fact]
-    public void A_merge_checks_and_merges_and_each_has_a_progress_of_its_own() => Assert.Equal(["check", "merge"], Phases("merge"));
+    public void Merge_shows_separate_progress_for_check_and_merge() => Assert.Equal(["check", "merge"], Phases("merge"));
 
     [Fact]
-    public void A_merge_that_goes_on_checks_nothing()
+    public void Resumed_merge_checks_no_payloads()
     {
         Assert.Equal(75, Interrupted());
         Assert.Equal(["merge"], Phases("merge"));
     }
 
     [Fact]
-    public void Verify_shows_both_of_its_parts() => Assert.Equal(["check", "hash"], Phases("verify"));
+    public void Verify_shows_both_of_its_phases() => Assert.Equal(["check", "hash"], Phases("verify"));
 
     [Fact]
-    public void Create_shows_all_of_its_parts()
+    public void Create_shows_all_of_its_phases()
     {
         string[] phases = PhasesOf(Binary.Run("create", "--source", _folder["base"], "--target", _folder["new"], "--output",
             _folder["made"], "--xor", "--json", "--progress", "plain"));

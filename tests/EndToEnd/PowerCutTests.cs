@@ -75,7 +75,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
     [RootTheory]
     [InlineData("uring", 3)]
     [InlineData("sync", 4)]
-    public void Disks_that_vanish_under_a_merge_are_74_and_the_next_run_with_power_finishes_it(string io, int seed)
+    public void Disks_that_vanish_during_a_merge_are_74_and_the_next_run_with_power_finishes_it(string io, int seed)
     {
         const int rounds = 8;
         using Desk desk = new(seed, io);
@@ -105,7 +105,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
     }
 
     [RootFact]
-    public void The_disks_of_these_tests_forget_what_was_not_flushed()
+    public void Disks_of_these_tests_lose_unflushed_writes()
     {
         using Desk desk = new(5, "sync");
         desk.Reset();

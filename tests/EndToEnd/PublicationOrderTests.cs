@@ -46,7 +46,7 @@ public sealed class PublicationOrderTests : IDisposable
     }
 
     [Fact]
-    public void Cow_then_mark_are_flushed_before_the_first_write_to_the_base()
+    public void Cow_then_marker_are_flushed_before_the_first_write_to_the_base()
     {
         Put(Golden.Cow(Vector), Golden.Old, mark: true);
         SystemCallTrace trace = Merge(0);
@@ -58,7 +58,7 @@ public sealed class PublicationOrderTests : IDisposable
     }
 
     [Fact]
-    public void Base_and_count_are_flushed_before_the_mark_goes_and_its_folder_before_the_result()
+    public void Base_and_count_are_flushed_before_the_marker_is_removed_and_its_folder_before_the_result()
     {
         Put(Golden.Cow(Vector), Golden.Old, mark: true);
         SystemCallTrace trace = Merge(0);
@@ -158,7 +158,7 @@ public sealed class PublicationOrderTests : IDisposable
     [InlineData(Half, "begun")]
     [InlineData(Doubtful, "maybe")]
     [InlineData(Vector, "")]
-    public void Mark_and_its_folder_are_flushed_before_boot_starts_a_server_or_a_merge(string cow, string says)
+    public void Marker_and_its_folder_are_flushed_before_boot_starts_a_server_or_a_merge(string cow, string says)
     {
         if (cow == Half) Put(Golden.HalfCow(cow), Golden.HalfBase(cow));
         else Put(Golden.Cow(cow), Golden.Old);
@@ -231,7 +231,7 @@ public sealed class PublicationOrderTests : IDisposable
     [RootTheory]
     [InlineData("2")]
     [InlineData("3")]
-    public void Magic_on_a_device_goes_first_and_comes_last(string format)
+    public void Magic_on_a_device_is_erased_first_and_written_last(string format)
     {
         byte[] before = Golden.Cow(Vector);
         Array.Resize(ref before, 8 << 20);
@@ -255,7 +255,7 @@ public sealed class PublicationOrderTests : IDisposable
     [Theory]
     [InlineData("merge")]
     [InlineData("merge, base in use")]
-    public void Base_and_cow_are_flushed_before_a_merge_says_that_all_is_merged_already(string way)
+    public void Base_and_cow_are_flushed_before_a_merge_reports_that_it_is_already_done(string way)
     {
         PutMerged();
         using Process? holder = way == "merge" ? null : Hold();
@@ -272,7 +272,7 @@ public sealed class PublicationOrderTests : IDisposable
     [InlineData("list")]
     [InlineData("watch")]
     [InlineData("merge")]
-    public void Base_and_cow_are_flushed_before_a_server_says_that_all_is_merged(string command)
+    public void Base_and_cow_are_flushed_before_a_server_reports_the_merge_as_done(string command)
     {
         PutMerged();
         SystemCallTrace trace = Serve([], "--merge-on-request", () =>
@@ -291,7 +291,7 @@ public sealed class PublicationOrderTests : IDisposable
     }
 
     [Fact]
-    public void Base_and_cow_are_flushed_before_a_daemon_says_that_all_is_merged()
+    public void Base_and_cow_are_flushed_before_a_daemon_reports_the_merge_as_done()
     {
         PutMerged();
         string socket = _folder["socket"];
@@ -317,7 +317,7 @@ public sealed class PublicationOrderTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void A_server_that_cannot_flush_what_is_merged_has_failed(string file)
+    public void Server_that_cannot_flush_a_merged_snapshot_fails(string file)
     {
         PutMerged();
         Process server = Started(["strace", "-f", "-qq", "-o", "/dev/null", "-P", _folder[file], "-e", "trace=fdatasync", "-e",
@@ -365,7 +365,7 @@ public sealed class PublicationOrderTests : IDisposable
     [InlineData(0, "resume")]
     [InlineData(0, "rate", "1M")]
     [InlineData(10, "stop")]
-    public void Request_is_noted_before_its_answer(int at, params string[] command)
+    public void Request_is_recorded_before_its_reply(int at, params string[] command)
     {
         Put(Golden.Cow(Vector), Golden.Old);
         File.WriteAllBytes(_folder["noted"], new byte[20]);

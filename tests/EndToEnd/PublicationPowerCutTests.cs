@@ -33,7 +33,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void Mark_says_that_a_merge_has_begun_before_the_base_is_written_and_goes_when_all_is_durable(string kind)
+    public void Marker_says_that_a_merge_has_begun_before_the_base_is_written_and_is_removed_when_all_is_durable(string kind)
     {
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old), ("cow.merging", []), ("control", []));
@@ -63,7 +63,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void A_merge_that_ends_with_0_is_durable_and_so_is_the_end_of_its_mark(string kind)
+    public void Merge_that_ends_with_0_is_durable_and_so_is_the_removal_of_its_marker(string kind)
     {
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old), ("cow.merging", []), ("control", [1]));
@@ -87,7 +87,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void A_count_is_durable_after_what_it_counts(string kind)
+    public void Count_is_durable_after_the_writes_that_it_counts(string kind)
     {
         Open(kind);
         int counts = 0;
@@ -109,7 +109,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void The_op_at_which_a_stopped_merge_stands_is_durable(string kind)
+    public void Count_of_a_stopped_merge_is_durable(string kind)
     {
         Open(kind);
         Disk.Put(("cow", Golden.Cow("v2-gz-xor")), ("base", Golden.Old));
@@ -126,7 +126,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void Mark_of_a_boot_is_durable_before_it_starts_a_server(string kind)
+    public void Marker_of_a_boot_is_durable_before_it_starts_a_server(string kind)
     {
         Open(kind);
         Disk.Put(("cow", Golden.HalfCow(Half)), ("base", Golden.HalfBase(Half)));
@@ -160,7 +160,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [InlineData("xfs", false, true)]
     [InlineData("xfs", true, false)]
     [InlineData("xfs", true, true)]
-    public void A_new_mark_with_content_is_whole_or_absent_after_a_cut_at_any_moment(string kind, bool isLeft, bool flushes)
+    public void New_marker_with_content_is_complete_or_absent_after_a_cut_at_any_moment(string kind, bool isLeft, bool flushes)
     {
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Doubtful)), ("base", Golden.Old));
@@ -212,7 +212,8 @@ public sealed class PublicationPowerCutTests : IDisposable
     [InlineData("xfs", "create", true)]
     [InlineData("xfs", "extract", false)]
     [InlineData("xfs", "extract", true)]
-    public void An_output_is_whole_when_its_name_is_durable_and_its_name_is_when_the_verb_ends(string kind, string verb, bool replaces)
+    public void Output_is_complete_when_its_name_is_durable_and_the_name_is_durable_when_the_verb_ends(string kind, string verb,
+        bool replaces)
     {
         Open(kind);
         byte[] before = [.. Enumerable.Repeat((byte)1, 5000)];
@@ -251,7 +252,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void A_stream_into_a_file_is_durable_when_extract_ends(string kind)
+    public void Stream_into_a_file_is_durable_when_extract_ends(string kind)
     {
         Open(kind);
         // The shell provides the descriptors and names.
@@ -270,7 +271,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
-    public void A_cow_on_a_device_has_its_magic_when_all_of_it_is_durable(string kind)
+    public void Cow_on_a_device_gets_its_magic_after_everything_else_is_durable(string kind)
     {
         Open(kind);
         byte[] before = Golden.Cow("v2-gz-xor");
@@ -328,7 +329,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [InlineData("xfs", "getstatus")]
     [InlineData("ext4", "boot")]
     [InlineData("xfs", "boot")]
-    public void What_is_told_to_be_merged_already_is_durable(string kind, string way)
+    public void Merge_that_is_reported_as_already_done_is_durable(string kind, string way)
     {
         Open(kind);
         foreach (bool told in new[] { false, true })
@@ -348,7 +349,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     [InlineData("xfs", "ctl watch")]
     [InlineData("ext4", "getstatus")]
     [InlineData("xfs", "getstatus")]
-    public void What_a_server_has_merged_is_durable_when_it_says_so(string kind, string way)
+    public void Merge_that_a_server_reports_as_done_is_durable(string kind, string way)
     {
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old));

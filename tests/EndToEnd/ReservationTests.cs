@@ -53,7 +53,7 @@ public sealed class ReservationTests : IDisposable
     [InlineData("cow", "sync", false)]
     [InlineData("cow", "uring", true)]
     [InlineData("cow", "sync", true)]
-    public void A_full_disk_is_told_before_the_first_write_with_the_bytes_that_are_missing(string full, string io, bool loop)
+    public void Full_disk_is_reported_before_the_first_write_with_the_number_of_missing_bytes(string full, string io, bool loop)
     {
         using TmpFs small = new(24 << 20);
         string file = small["disk"], other = _folder["other"];
@@ -80,7 +80,7 @@ public sealed class ReservationTests : IDisposable
     }
 
     [RootFact]
-    public void On_ext4_a_block_less_than_the_holes_take_is_too_little_and_with_room_it_merges()
+    public void On_ext4_a_merge_fails_with_a_block_less_than_the_holes_need_and_works_with_enough()
     {
         File.WriteAllBytes(_folder["cow"], _cow);
         File.WriteAllBytes(_folder["old"], _old);
@@ -114,7 +114,7 @@ public sealed class ReservationTests : IDisposable
     }
 
     [RootFact]
-    public void What_an_earlier_run_reserved_counts_although_the_disk_is_full_by_now()
+    public void Space_that_an_earlier_run_reserved_suffices_on_a_full_disk()
     {
         using TmpFs small = new(24 << 20);
         small.WriteSparse("base", _old);
@@ -143,7 +143,7 @@ public sealed class ReservationTests : IDisposable
     }
 
     [Fact]
-    public void A_limit_on_file_sizes_that_ends_inside_the_base_is_told_before_the_first_write()
+    public void Limit_on_file_sizes_that_ends_inside_the_base_is_reported_before_the_first_write()
     {
         File.WriteAllBytes(_folder["cow"], _cow);
         File.WriteAllBytes(_folder["base"], _old);
@@ -158,7 +158,7 @@ public sealed class ReservationTests : IDisposable
     }
 
     [RootFact]
-    public void A_server_that_cannot_reserve_serves_the_new_image_and_leaves_the_base_as_it_is()
+    public void Server_that_cannot_reserve_space_serves_the_new_image_and_leaves_the_base_unchanged()
     {
         using TmpFs small = new(24 << 20);
         small.WriteSparse("base", _old);

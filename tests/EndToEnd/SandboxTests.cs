@@ -50,7 +50,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Verbs))]
-    public void Each_system_call_that_a_sandbox_refuses_is_done_without_or_ends_in_the_table(string verb)
+    public void Verb_works_without_each_refused_system_call_or_ends_with_a_documented_code(string verb)
     {
         (_cow, _base) = (_folder["cow"], _folder["base"]);
         Sweep(verb, []);
@@ -63,7 +63,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
     [InlineData("merge auto")]
     [InlineData("merge without /sys and /dev")]
     [InlineData("verify")]
-    public void Over_devices_each_system_call_that_a_sandbox_refuses_is_done_without_or_ends_in_the_table(string verb)
+    public void Verb_on_devices_works_without_each_refused_system_call_or_ends_with_a_documented_code(string verb)
     {
         using TempFolder images = new();
         foreach ((string name, int bytes) in new[] { ("cow", Golden.Cow(Vector).Length), ("base", Golden.Old.Length) })

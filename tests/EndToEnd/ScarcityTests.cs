@@ -49,7 +49,8 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [InlineData("cow", "sync", false)]
     [InlineData("cow", "uring", true)]
     [InlineData("cow", "sync", true)]
-    public void A_disk_that_fills_up_in_the_middle_is_74_and_the_same_command_goes_on_when_there_is_room(string full, string io, bool loop)
+    public void Disk_that_fills_up_during_a_merge_is_74_and_the_same_command_continues_when_there_is_space(string full,
+        string io, bool loop)
     {
         CowBuilder builder = Holes(out byte[] old);
         byte[] expected = NaiveMerger.Merge(builder, old), content = builder.Build(),
@@ -77,7 +78,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [RootTheory]
     [InlineData("auto")]
     [InlineData("uring")]
-    public void Without_memory_that_may_be_locked_it_merges_unless_a_ring_was_asked_for_that_needs_some(string io)
+    public void Without_lockable_memory_a_merge_works_unless_a_ring_that_needs_some_was_requested(string io)
     {
         using Files files = new();
         BinaryResult result = Binary.RunProgram("setpriv", ["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", "prlimit",
@@ -96,7 +97,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [Theory]
     [InlineData("uring")]
     [InlineData("sync")]
-    public void With_few_descriptors_it_merges_or_says_71_and_the_next_run_merges(string io)
+    public void With_few_descriptors_a_merge_works_or_ends_with_71_and_the_next_run_merges(string io)
     {
         HashSet<int> codes = [];
         for (int descriptors = 3; descriptors <= 16; descriptors++)
@@ -115,7 +116,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [Theory]
     [InlineData("uring")]
     [InlineData("sync")]
-    public void With_little_address_space_it_merges_or_says_71_and_the_next_run_merges(string io)
+    public void With_little_address_space_a_merge_works_or_ends_with_71_and_the_next_run_merges(string io)
     {
         List<(int, int)> codes = [];
         for (int mebi = 16; mebi <= 256; mebi += 10)
@@ -196,7 +197,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [Theory]
     [InlineData(1)]
     [InlineData(38)]
-    public void Under_a_seccomp_filter_without_io_uring_auto_merges_with_plain_calls_and_uring_is_69(int errno)
+    public void Under_a_seccomp_filter_without_io_uring_auto_merges_with_synchronous_calls_and_uring_is_69(int errno)
     {
         string noring = CProgram.Compile("EndToEnd", "noring");
         using Files files = new();

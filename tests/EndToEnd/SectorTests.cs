@@ -66,7 +66,7 @@ public sealed class SectorTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [LargeSectorFact]
-    public void Merged_cow_says_so_whatever_the_sectors()
+    public void Merged_cow_is_reported_as_merged_with_sectors_of_any_size()
     {
         BinaryResult merged = Binary.Run("merge", "--progress", "never", "--cow", _folder["cow"], "--base", _folder["base"]);
         Assert.True(merged.ExitCode == 0, merged.ToString());
@@ -77,7 +77,7 @@ public sealed class SectorTests : IDisposable
     }
 
     [LargeSectorFact]
-    public void Boot_says_beforehand_that_it_would_not_be_merged()
+    public void Dry_run_of_boot_reports_that_a_merge_is_impossible()
     {
         using LoopDevice target = Loop("base", Large, direct: false);
         File.WriteAllText(_folder["table"], $"system {_folder["cow"]} {target.Path}\n");

@@ -42,7 +42,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void The_first_line_is_the_path_and_the_device_is_usable_by_then()
+    public void First_line_is_the_path_of_a_usable_device()
     {
         Process server = Start();
         Assert.Equal(_socket, server.StandardOutput.ReadLine());
@@ -54,7 +54,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void Merged_meanwhile_and_read_before_and_after()
+    public void Reads_before_and_after_a_merge_return_the_target()
     {
         Process server = Start("--merge", "--json");
         JsonElement ready = Line(server);
@@ -75,7 +75,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void Sigterm_again_and_again_until_the_end_changes_nothing()
+    public void Repeated_SIGTERM_has_no_further_effect()
     {
         for (int round = 0; round < 5; round++)
         {
@@ -88,7 +88,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_fails_leaves_the_device_and_its_exit_code()
+    public void Failed_merge_leaves_the_device_served_and_sets_the_exit_code()
     {
         // A codec with a checksum: lz4 would decode the damaged payload to different data.
         byte[] cow = Golden.Cow("v2-gz-xor");
@@ -121,7 +121,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void A_device_whose_path_cannot_be_printed_is_served_all_the_same()
+    public void Device_is_served_even_if_its_path_cannot_be_printed()
     {
         Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" >/dev/full", Binary.Path, .. Arguments([])]));
         Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space left on device (ENOSPC)",
@@ -131,7 +131,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void Service_manager_is_told_when_it_is_ready_and_when_it_stops()
+    public void Service_manager_is_notified_of_readiness_and_stop()
     {
         using Socket manager = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified) { ReceiveTimeout = 60_000 };
         manager.Bind(new UnixDomainSocketEndPoint(_folder["notify"]));
@@ -146,7 +146,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void Killed_anywhere_in_its_merge_and_started_again_it_shows_the_target_and_merges_on()
+    public void Server_killed_anywhere_in_its_merge_and_restarted_serves_the_target_and_continues_the_merge()
     {
         // With half of the memory, the server's merge makes slightly more or fewer calls than the plain merge; three quarters of the count
         // are reached with certainty.
@@ -178,7 +178,7 @@ public sealed class ServeTests : IDisposable
     [InlineData(64, "ublkb", "serve", "--device", "ublk", "--name", "x")]
     [InlineData(64, "999", "serve", "--device", "nbd", "--ready-fd", "999")]
     [InlineData(64, "--merge", "serve", "--no-verify-first")]
-    public void What_makes_no_sense_is_refused(int code, string word, params string[] arguments)
+    public void Invalid_command_line_is_refused(int code, string word, params string[] arguments)
     {
         BinaryResult result = Binary.Run([.. arguments, "--cow", _cow, "--base", _base]);
         Assert.True(result.ExitCode == code, result.ToString());
@@ -190,7 +190,7 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
-    public void Devices_that_a_merge_holds_are_76_and_a_merge_waits_for_no_server()
+    public void Serve_on_files_of_a_merge_and_merge_on_files_of_a_server_are_76()
     {
         using (new FileStream(_base, FileMode.Open, FileAccess.Read, FileShare.None)) Assert.Equal(76, Binary.Run(Arguments([])).ExitCode);
         Process server = Start();

@@ -37,7 +37,7 @@ public sealed class StartTests
     [InlineData("DOTNET_EnableHWIntrinsic", "0")]
     [InlineData("DOTNET_TotallyUnknown", "")]
     [InlineData("COMPlus_GCHeapHardLimit", "1000")]
-    public void A_variable_of_the_NET_runtime_in_the_environment_does_not_keep_a_merge_from_its_target(string name, string value)
+    public void Merge_works_with_variables_of_the_NET_runtime_in_the_environment(string name, string value)
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["cow"], Golden.Cow(Vector));
@@ -55,7 +55,7 @@ public sealed class StartTests
     [InlineData("verify --cow COW --base BASE")]
     [InlineData("extract --cow COW --base BASE --output OUTPUT")]
     [InlineData("create --source BASE --target NEW --output OUTPUT --progress never")]
-    public void With_any_address_space_a_verb_works_or_says_71(string words)
+    public void With_any_address_space_a_verb_works_or_ends_with_71(string words)
     {
         using Files files = new();
         // Below 8 MiB the kernel itself cannot map the program, and kills it before its first instruction.
@@ -79,7 +79,7 @@ public sealed class StartTests
     [InlineData(120 << 20)]
     [InlineData(130 << 20)]
     [InlineData(256 << 20)]
-    public void Where_the_kernel_maps_nothing_larger_than_that_a_merge_works_or_says_71(int most)
+    public void With_any_limit_on_the_size_of_a_mapping_a_merge_works_or_ends_with_71(int most)
     {
         using Files files = new();
         BinaryResult result = files.Run([CProgram.Compile("Support", "refuse"), "map", most.ToString(CultureInfo.InvariantCulture),
@@ -110,7 +110,7 @@ public sealed class StartTests
     [InlineData("nproc", "auto")]
     [InlineData("nproc", "sync")]
     [InlineData("nproc", "uring")]
-    public void With_any_number_of_tasks_allowed_a_merge_works_or_says_71_and_the_next_run_merges(string limit, string io)
+    public void With_any_number_of_allowed_tasks_a_merge_works_or_ends_with_71_and_the_next_run_merges(string limit, string io)
     {
         List<int> codes = [];
         for (int tasks = 1; tasks <= 12; tasks++)
@@ -138,7 +138,7 @@ public sealed class StartTests
     [InlineData("nproc", "verify --cow COW --base BASE")]
     [InlineData("nproc", "extract --cow COW --base BASE --output OUTPUT")]
     [InlineData("nproc", "create --source BASE --target NEW --output OUTPUT --progress never")]
-    public void With_any_number_of_tasks_allowed_a_verb_works_or_says_71(string limit, string words)
+    public void With_any_number_of_allowed_tasks_a_verb_works_or_ends_with_71(string limit, string words)
     {
         List<int> codes = [];
         for (int tasks = 1; tasks <= 12; tasks++)
@@ -157,7 +157,7 @@ public sealed class StartTests
     [RootTheory]
     [InlineData("pids", 5)]
     [InlineData("nproc", 5)]
-    public void With_any_number_of_tasks_allowed_a_server_serves_or_says_71_and_a_signal_ends_it(string limit, int enough)
+    public void With_any_number_of_allowed_tasks_a_server_serves_or_ends_with_71_and_a_signal_ends_it(string limit, int enough)
     {
         for (int tasks = 1; tasks <= 12; tasks++)
         {
@@ -183,7 +183,7 @@ public sealed class StartTests
     [RootTheory]
     [InlineData("pids")]
     [InlineData("nproc")]
-    public void Where_no_task_is_left_a_signal_ends_the_daemon_as_it_should(string limit)
+    public void Signal_ends_the_daemon_even_when_no_further_task_is_allowed(string limit)
     {
         List<int> codes = [];
         for (int tasks = 1; tasks <= 8; tasks++)

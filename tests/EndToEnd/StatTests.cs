@@ -39,7 +39,7 @@ public sealed class StatTests : IDisposable
     }
 
     [Fact]
-    public void Without_statx_types_sizes_and_identities_are_told_apart()
+    public void Without_statx_types_sizes_and_identities_are_right()
     {
         File.CreateSymbolicLink(_folder["link"], _cow);
         Refused(64, _cow, _folder["link"]);

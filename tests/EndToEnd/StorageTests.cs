@@ -105,7 +105,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void Loop_devices_meet_where_neither_dev_nor_sys_is_mounted()
+    public void Loop_devices_over_one_file_conflict_without_dev_and_sys()
     {
         using LoopDevice cow = new(_cow), target = new(_base), cowAgain = new(_cow), again = new(_base);
         Serve(cow.Path, target.Path);
@@ -166,7 +166,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void A_merge_into_what_another_one_copies_from_is_76()
+    public void Merge_into_storage_that_another_merge_copies_from_is_76()
     {
         File.WriteAllBytes(_folder["other"], Golden.Old);
         File.WriteAllBytes(_folder["cow2"], Golden.Cow(Vector));
@@ -178,7 +178,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void What_is_read_through_a_source_elsewhere_on_the_base_s_disk_is_the_source_and_not_the_base()
+    public void Source_elsewhere_on_the_disk_of_the_base_is_read_as_the_source()
     {
         // The base begins 8 KiB into the disk, and the old image 4 KiB and 512 bytes.
         (byte[] old, byte[] wanted, string cow) = ShiftedUpdate();
@@ -216,7 +216,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void Two_windows_of_one_file_that_do_not_meet_are_merged_side_by_side()
+    public void Loop_devices_over_separate_parts_of_one_file_are_merged_at_the_same_time()
     {
         int length = Golden.Old.Length;
         byte[] disk = new byte[2 * length];
@@ -235,7 +235,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [Fact]
-    public void A_file_that_gets_its_name_while_another_is_being_locked_is_the_one_that_is_merged()
+    public void Cow_that_gets_the_name_while_the_old_one_is_being_locked_is_merged()
     {
         // The merge is held at its first lock, that of the COW, until a new COW has the name; the old COW stays intact.
         File.Copy(_cow, _folder["next"]);
@@ -251,7 +251,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [Fact]
-    public void A_source_that_leads_to_the_base_by_the_time_it_is_opened_is_76()
+    public void Source_link_that_is_changed_to_the_base_before_it_is_opened_is_76()
     {
         File.WriteAllBytes(_folder["source"], Golden.Old);
         File.CreateSymbolicLink(_folder["link"], _folder["source"]);
@@ -267,7 +267,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void Without_a_descriptor_to_spare_nothing_is_taken_for_free()
+    public void Storage_in_use_is_not_treated_as_free_without_a_spare_descriptor()
     {
         using LoopDevice target = new(_base);
         File.WriteAllBytes(_folder["cow2"], s_padded);
@@ -319,7 +319,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void A_reader_in_a_container_meets_a_merge_on_the_node_that_it_was_given()
+    public void Reader_in_a_container_conflicts_with_a_merge_on_the_device_node_given_to_it()
     {
         using LoopDevice target = new(_base);
         File.WriteAllBytes(_folder["cow2"], s_padded);
@@ -336,7 +336,7 @@ public sealed class StorageTests : IDisposable
     }
 
     [RootFact]
-    public void A_place_for_locks_that_others_may_write_to_is_77()
+    public void Lock_folder_that_others_may_write_to_is_77()
     {
         Directory.CreateDirectory(_folder["open"]);
         string codes = Scripted("""
@@ -356,7 +356,7 @@ public sealed class StorageTests : IDisposable
     [RootTheory]
     [InlineData("loop over loop")]
     [InlineData("partition")]
-    public void A_full_file_system_far_below_is_told_before_the_first_write(string window)
+    public void Full_file_system_several_layers_below_is_reported_before_the_first_write(string window)
     {
         // All blocks are new, and the base is a hole.
         byte[] noise = new byte[8 << 20];

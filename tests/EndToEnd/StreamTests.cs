@@ -52,7 +52,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void It_goes_on_where_standard_output_is()
+    public void Image_is_written_at_the_current_position_of_standard_output()
     {
         RawResult result = _shell.Run("(printf head; $P extract --cow cow --base base --output -; printf tail) >out && cat out");
         Assert.True(result.Output == "head" + _image + "tail", $"{result.Output.Length} bytes");
@@ -69,7 +69,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void A_socket_takes_it_as_well()
+    public void Image_can_be_written_to_a_socket()
     {
         RawResult result = _shell.Run("""
             perl -MSocket -e 'socketpair(A, B, AF_UNIX, SOCK_STREAM, 0) or die; if (!fork) { close A; open(STDOUT, ">&B");
@@ -80,7 +80,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void A_reader_that_leaves_is_74_because_the_image_is_not_whole()
+    public void Reader_that_closes_the_pipe_is_74_because_the_image_is_incomplete()
     {
         RawResult result = _shell.Run("{ $P extract --cow cow --base base --output -; echo $? >code; } | head -c 1000 | wc -c; cat code");
         Assert.Equal("1000\n74\n", result.Output);
@@ -165,7 +165,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void A_signal_while_the_reader_takes_nothing_is_75()
+    public void Signal_while_the_reader_is_stalled_is_75()
     {
         using Process process = Binary.Start("extract", "--cow", _shell["cow"], "--base", _shell["base"], "--output", "-");
         // Once one byte has arrived, signals are handled as stop requests. A pipe cannot hold the rest of the output.
@@ -177,7 +177,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void A_path_that_leads_to_a_pipe_or_a_deleted_file_is_73_and_names_the_stream()
+    public void Path_that_leads_to_a_pipe_or_a_deleted_file_is_73_and_names_the_stream()
     {
         foreach (string verb in (string[])["extract --cow cow --base base", "create --source base --target new"])
             foreach (string destination in (string[])["| cat", ">gone"])
@@ -192,7 +192,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void Create_has_no_stream_and_says_why()
+    public void Create_refuses_a_stream_with_the_reason()
     {
         foreach (string option in (string[])["--output -", "--output=-", "--output - --format 2"])
         {
@@ -219,7 +219,7 @@ public sealed class StreamTests : IDisposable
     [InlineData("create --source base --target - --output o")]
     [InlineData("boot --table -")]
     [InlineData("boot --cmdline -")]
-    public void Standard_input_is_no_input_and_64(string arguments)
+    public void Standard_input_as_input_is_64(string arguments)
     {
         RawResult result = _shell.Run($"cp cow ./-; $P {arguments} <cow");
         Assert.True(result.ExitCode == 64, result.ToString());
@@ -227,7 +227,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
-    public void A_file_called_dash_goes_by_its_folder()
+    public void File_called_dash_can_be_named_with_its_folder()
     {
         RawResult result = _shell.Run("cp cow ./-; $P extract --cow ./- --base base --output ./out && mkdir d && cd d && $P extract --cow "
             + "../- --base ../base --output ./- && cmp ./- ../new");

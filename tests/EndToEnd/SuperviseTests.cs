@@ -17,7 +17,7 @@ public sealed class SuperviseTests
     [InlineData("--cow /x --base /tmp/y --device ublk --name ublkb0 --supervise", "absolute paths")]
     [InlineData("--cow /tmp/../x --base /tmp/y --device ublk --name ublkb0 --supervise", "absolute paths")]
     [InlineData("--cow /tmp/x --base /tmp/y --device ublk --name nbd0 --supervise", "ublkb0")]
-    public void What_cannot_be_supervised_is_answered_with_64(string options, string word)
+    public void Options_that_cannot_be_supervised_are_64(string options, string word)
     {
         BinaryResult result = Binary.Run(["serve", .. options.Split(' ')]);
         Assert.Equal(64, result.ExitCode);
@@ -26,7 +26,7 @@ public sealed class SuperviseTests
     }
 
     [RootFact]
-    public void Supervisor_ends_as_the_server_does_that_ends_by_itself()
+    public void Supervisor_ends_with_the_exit_code_of_a_server_that_ends_by_itself()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["base"], new byte[8192]);
@@ -47,7 +47,7 @@ public sealed class SuperviseTests
     }
 
     [RootFact]
-    public void Server_inherits_where_to_note_what_it_is_told()
+    public void Server_inherits_the_descriptor_for_the_record_of_its_requests()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["base"], new byte[8192]);

@@ -22,7 +22,7 @@ public sealed class SurroundingsTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [RootFact]
-    public void It_merges_in_an_otherwise_empty_root_without_dev_proc_and_sys()
+    public void Merge_works_in_an_otherwise_empty_root_without_dev_proc_and_sys()
     {
         Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult version = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "--version"]);
@@ -36,7 +36,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [RootFact]
-    public void It_merges_there_with_all_standard_streams_closed()
+    public void Merge_works_in_an_empty_root_with_all_standard_streams_closed()
     {
         // Without /dev/null, the program must occupy descriptors 0 to 2 in another way, so that no device gets these numbers. The outer
         // shell closes the streams before it executes chroot; a shell inside the root would have to be static.
@@ -71,7 +71,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
-    public void It_runs_in_a_session_without_a_terminal()
+    public void Program_runs_in_a_session_without_a_terminal()
     {
         BinaryResult result = Binary.RunProgram("setsid", ["--wait", Binary.Path, "inspect", _folder["cow"]]);
         Assert.Equal((0, ""), (result.ExitCode, result.Error));
@@ -96,7 +96,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
-    public void A_result_that_could_not_be_printed_is_said_and_the_merge_is_done_all_the_same()
+    public void Result_that_cannot_be_printed_is_reported_and_the_merge_is_done()
     {
         BinaryResult result = Binary.RunRedirected(">/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"],
             "--progress", "never");
@@ -106,7 +106,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
-    public void A_reader_that_went_away_ends_nothing()
+    public void Closed_pipe_at_standard_output_does_not_end_the_merge()
     {
         // The reader closes its end at once; the program's writes then fail with EPIPE, and no signal ends it.
         BinaryResult result = Binary.RunProgram("/bin/sh",
@@ -116,7 +116,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
-    public void On_a_terminal_there_is_a_bar_and_the_result_is_a_line_of_its_own()
+    public void On_a_terminal_there_is_a_bar_and_the_result_is_on_a_separate_line()
     {
         BinaryResult result = Binary.RunProgram("script",
             ["-qec", $"stty cols 100; '{Binary.Path}' merge --cow '{_folder["cow"]}' --base '{_folder["base"]}'", "/dev/null"]);
@@ -126,7 +126,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
-    public void The_same_files_give_the_same_hash_as_the_framework_computes()
+    public void Hash_of_the_image_equals_that_of_the_framework()
     {
         BinaryResult result = Binary.Run("verify", "--cow", _folder["cow"], "--base", _folder["base"], "--json", "--progress", "never");
         Assert.Equal(0, result.ExitCode);

@@ -46,7 +46,7 @@ public sealed class UsageTests
     [InlineData("inspect x --order file")]
     [InlineData("inspect x --ops --order random")]
     [InlineData("extract --cow x --base y")]
-    public void A_wrong_command_line_is_answered_with_64_and_one_sentence(string words)
+    public void Invalid_command_line_is_64_with_one_message(string words)
     {
         BinaryResult result = Binary.Run(words.Split(' ', System.StringSplitOptions.RemoveEmptyEntries));
         Assert.Equal(64, result.ExitCode);
@@ -62,7 +62,7 @@ public sealed class UsageTests
     [InlineData("--json")]
     [InlineData("inspect --json x y")]
     [InlineData("merge --cow x --base y --foo --json")]
-    public void With_json_among_the_words_a_wrong_command_line_is_a_json_object_too(string words)
+    public void With_json_among_the_arguments_an_invalid_command_line_is_reported_as_a_json_object(string words)
     {
         BinaryResult result = Binary.Run(words.Split(' '));
         Assert.Equal(64, result.ExitCode);
@@ -79,7 +79,7 @@ public sealed class UsageTests
     [InlineData("mrege", "see snapuserd --help")]
     [InlineData("merge --foo", "unknown option '--foo';")]
     [InlineData("help mrege", "did you mean merge?")]
-    public void A_slip_gets_a_suggestion_and_another_word_none(string words, string said)
+    public void Typing_error_gets_a_suggestion_and_an_unrelated_word_gets_none(string words, string said)
     {
         BinaryResult result = Binary.Run(words.Split(' '));
         Assert.Equal((64, ""), (result.ExitCode, result.Output));

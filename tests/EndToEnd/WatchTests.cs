@@ -37,7 +37,7 @@ public sealed class WatchTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_failed_ends_watch_and_later_requests_with_the_code_of_its_cause()
+    public void Failed_merge_ends_watch_and_later_requests_with_the_code_of_its_cause()
     {
         // A codec with a checksum; the damage is in the middle of the payloads, which follow 2 MiB of scratch.
         byte[] cow = Golden.Cow("v2-gz-xor");
@@ -81,7 +81,7 @@ public sealed class WatchTests : IDisposable
     }
 
     [Fact]
-    public void A_server_that_cannot_open_its_files_tells_those_who_watch_it()
+    public void Watch_reports_the_error_of_a_server_that_cannot_open_its_files()
     {
         // The server waits two seconds for a file that another program has locked; the watch runs by then.
         Process holder =
@@ -102,7 +102,7 @@ public sealed class WatchTests : IDisposable
     }
 
     [RootFact]
-    public void Several_servers_are_watched_at_once_and_stale_sockets_are_none()
+    public void Several_servers_are_watched_at_once_and_stale_sockets_are_ignored()
     {
         const string script = """
             set -eu
