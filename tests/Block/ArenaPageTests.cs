@@ -8,7 +8,7 @@ using Xunit;
 namespace Snapuserd.Tests.Block;
 
 /// <summary>
-/// The arena on simulated kernels with pages of 4, 16 and 64 KiB. Forgetting or unmapping a slice leaves its neighbours alone.
+/// The arena on simulated kernels with pages of 4, 16 and 64 KiB. Forgetting or unmapping a slice does not change its neighbours.
 /// </summary>
 public sealed class ArenaPageTests
 {
@@ -47,7 +47,7 @@ public sealed class ArenaPageTests
             }
             int same = arena[all].CommonPrefixLength(expected);
             Assert.True(same == arena.Size,
-                $"seed {seed}, turn {turn}, pages of {page}: byte {same} was given back, or kept, against expectation");
+                $"seed {seed}, turn {turn}, pages of {page}: byte {same} was given back although it must be kept, or the other way round");
             Assert.Equal(due, pages.Discarded - before);
         }
         pages.Check();

@@ -10,7 +10,7 @@ using static Snapuserd.Tests.Block.OwnThread;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Devices, locks and rings on simulated kernels and file systems whose answers differ from this machine's.</summary>
+/// <summary>Devices, locks and rings on simulated kernels and file systems that behave differently from this machine's.</summary>
 public sealed class BlockDeviceCallTests : IDisposable
 {
     private const DeviceAccess Alone = DeviceAccess.Write | DeviceAccess.Exclusive;
@@ -89,7 +89,7 @@ public sealed class BlockDeviceCallTests : IDisposable
         int asked = 0;
         void Open() => Answering([SYS_statx], call =>
         {
-            // Each attempt asks twice: before it opens the file and after it locks it. The second answer shows another file.
+            // Each attempt queries the status twice: before it opens the file and after it locks it. The second result shows another file.
             if (call.Text(1) != _folder["f"] || ++asked % 2 != 0 || asked / 2 > moves) return null;
             call.At<StatxData>(4) = new StatxData { Mode = Libc.S_IFREG, Ino = 1 };
             return 0;

@@ -11,7 +11,9 @@ using static Snapuserd.Tests.Block.OwnThread;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Block devices with answers chosen by the test, edge cases of descriptors, and the descriptors and locks that remain.</summary>
+/// <summary>
+/// Block devices for which the test answers the system calls, edge cases of descriptors, and the descriptors and locks that remain.
+/// </summary>
 public sealed class BlockDeviceEdgeTests : IDisposable
 {
     private const DeviceAccess Alone = DeviceAccess.Write | DeviceAccess.Exclusive;
@@ -29,7 +31,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     /// <summary>A file that system calls report as a block device. No real device has its number.</summary>
     private sealed class Disk(string path)
     {
-        // The kernel holds the lock files, so a parallel run needs other device numbers.
+        // All processes share the lock files, so a test run in parallel must use other device numbers.
         private static int s_minor = System.Security.Cryptography.RandomNumberGenerator.GetInt32(70_000, 1 << 30);
 
         private readonly uint _minor = (uint)System.Threading.Interlocked.Increment(ref s_minor);
@@ -44,7 +46,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         public List<int> Open { get; } = [];
         public List<int> Closed { get; } = [];
 
-        /// <summary>Called first for every call. Null: the disk answers.</summary>
+        /// <summary>Called first for every system call; null lets the disk answer.</summary>
         public Func<SystemCall, long?> First { get; set; } = _ => null;
 
         public StatxData Status =>
@@ -493,7 +495,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
             fd = device.Fd;
             device.GiveUpHold();
             Assert.Equal(Libc.O_RDONLY, Libc.Fcntl(fd, Libc.F_GETFL, 0) & Libc.O_ACCMODE);
-            // The code closed the descriptor of the other device, and the one that it moved to the first one's number.
+            // The code must have closed the descriptor of the other device and the descriptor that it moved to the first number.
             Assert.Equal([fd], disk.Open);
         });
         Assert.Equal((3, 3), (disk.Opened.Count, disk.Closed.Count));
@@ -512,7 +514,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
             {
                 device.KeepLocks();
                 Assert.Equal(-1, device.Fd);
-                // KeepLocks closed the other descriptors. Other files may have their numbers by now.
+                // KeepLocks has closed the other descriptors, so other files may have their numbers now.
                 holds = [-1];
             }
             else

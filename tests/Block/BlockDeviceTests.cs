@@ -394,7 +394,7 @@ public sealed class BlockDeviceTests
         (int number, int flags) = (device.Fd, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0));
         device.GiveUpHold();
         Assert.Equal(number, device.Fd);
-        // Only the right to write is gone: the descriptor is still direct and close-on-exec.
+        // The descriptor lost only the right to write: it is still direct and close-on-exec.
         Assert.Equal(flags & ~Libc.O_RDWR, Libc.Fcntl(number, Libc.F_GETFL, 0));
         Assert.Equal(1, Libc.Fcntl(number, Libc.F_GETFD, 0));
         Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? page));

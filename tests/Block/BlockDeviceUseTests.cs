@@ -29,7 +29,7 @@ public sealed class BlockDeviceUseTests
 
         int held = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_CLOEXEC);
         Assert.True(BlockDeviceUse.IsHeld(loop.Path));
-        // The same without /proc.
+        // Without /proc the answer has no process.
         Assert.Equal("it is mounted or held by another device", BlockDeviceUse.Of(loop.Path, folder["no-proc"]));
         _ = Libc.Close(held);
         Assert.False(BlockDeviceUse.IsHeld(loop.Path));
@@ -60,8 +60,8 @@ public sealed class BlockDeviceUseTests
         Dictionary<string, int> alone = [];
         devices.RefusedAlone = name => alone.GetValueOrDefault(name);
         devices.Answers["/dev/sda"] = devices.Answers["/dev/sdb"] = 0;
-        // None of these is a process that has the disk open: a name that is not a number, another device, a file in place of a link, and a
-        // file in place of the folder.
+        // None of these counts as a process that has the disk open: a folder whose name is not a number, a link to another device, a file
+        // in place of a link, and a file in place of the folder of links.
         Links(processes["self/fd"], ("3", "/dev/sda"));
         Links(processes["+5/fd"], ("3", "/dev/sda"));
         Links(processes["11/fd"], ("0", "/dev/xsda"), ("1", "/dev/sda1"), ("2", "pipe:[5]"));

@@ -43,7 +43,7 @@ public sealed class BlockNodeTests : IDisposable
     {
         IEnumerable<(uint, uint)> loops = Enumerable.Range(0, 256).Select(minor => (7u, (uint)minor));
         Assert.Equal(loops, BlockNode.All(new KernelTree("no-such-file-system", "/", 1)));
-        // The same for a user without the right to mount.
+        // Without the right to mount, the same devices are listed.
         OwnThread.Answering([OwnThread.SYS_fsopen], _ => -Errno.EPERM,
             () => Assert.Equal(loops, BlockNode.All(new KernelTree("sysfs", "/", 1))));
     }

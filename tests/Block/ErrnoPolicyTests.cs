@@ -50,8 +50,8 @@ public sealed class ErrnoPolicyTests
         """;
 
     /// <summary>
-    /// Files whose statements name both and map nothing: an errno that is no failure there, and a ring that is missing or for which there
-    /// is no memory.
+    /// Files with statements that name both an errno and an exit code without mapping one to the other. The errno there is not a failure,
+    /// or says that a ring is unavailable or has no memory.
     /// </summary>
     private static readonly string[] s_other = ["src/Block/BlockDevice.cs", "src/Block/SharedCaches.cs", "src/Merge/Devices/DeviceSet.cs"];
 

@@ -34,7 +34,7 @@ internal sealed class FakeDevices : IDisposable
     /// </summary>
     public Dictionary<string, int> Answers { get; } = [];
 
-    /// <summary>The status of a device's descriptor, where it differs from /sys.</summary>
+    /// <summary>The status of a device's descriptor, for devices whose status differs from /sys.</summary>
     public Dictionary<string, StatxData> Status { get; } = [];
 
     /// <summary>The loop driver's status of each device.</summary>
@@ -48,10 +48,10 @@ internal sealed class FakeDevices : IDisposable
     /// </summary>
     public string? Zero { get; set; }
 
-    /// <summary>Called first for every call. Null: this class answers.</summary>
+    /// <summary>Called first for every system call; null lets this class answer.</summary>
     public Func<SystemCall, long?> Before { get; set; } = _ => null;
 
-    /// <summary>Answers the device mapper's TABLE_STATUS.</summary>
+    /// <summary>Fills the device mapper's reply to TABLE_STATUS and returns the call's result.</summary>
     public Func<byte[], int> Table { get; set; } = _ => -Errno.ENXIO;
 
     /// <summary>Result of opening a device with O_EXCL, if negative.</summary>

@@ -36,7 +36,7 @@ internal abstract class FakeRing : IDisposable
 
     public void Dispose()
     {
-        // Every kernel here completes all its requests at the end, whatever the test did.
+        // Completes all requests at the end, so that the queue can be disposed in any state.
         Kernel.OnEnter = (k, submit, _) =>
         {
             int taken = k.Take(submit);

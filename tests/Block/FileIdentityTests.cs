@@ -10,7 +10,7 @@ using static Snapuserd.Tests.Block.OwnThread;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Identity of files on an overlayfs, which are files of its upper layer. Also small files of the kernel.</summary>
+/// <summary>Identity of files on an overlayfs, which are files of its upper layer; and reading small files of the kernel.</summary>
 public sealed class FileIdentityTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -98,7 +98,7 @@ public sealed class FileIdentityTests : IDisposable
         Assert.Equal(own, Of(merged, good.Replace("/upper", "/missing")));
         // The search continues after a line that does not fit.
         Assert.Equal(upper, Of(merged, good.Replace("/upper", "/missing") + "\n" + good));
-        // Another file system is no overlay, nor is one with a device.
+        // A file system of another type, or one with a device, is not treated as an overlay.
         Assert.Equal(own, Of(merged, good, magic: Libc.TMPFS_MAGIC));
         Assert.Equal(own, Of(merged, good, magic: -Errno.ENOSYS));
         Assert.Equal(StorageBottom.OfFile(8, 77, 5), Of(merged, good, major: 8));

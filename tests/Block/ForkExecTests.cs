@@ -44,7 +44,7 @@ public sealed class ForkExecTests
             sent = true;
             Assert.Equal(0, Libc.Kill(OwnThread.Caller, OwnThread.SIGUSR2));
             if (place == AtFirstHandler) return;
-            // If the call were answered before the child takes the signal, the program would take it instead.
+            // The call is answered only after the child has taken the signal; otherwise the program would take it.
             while (IsPending(OwnThread.Caller)) { }
         }, out code, out signal));
         Assert.Equal(place != Nowhere, sent);

@@ -137,7 +137,7 @@ public sealed class InheritedHoldsTests : IDisposable
             Assert.Equal((1, 0), (heard, Count(_folder["one"])));
             Assert.Equal(0, client.Available);
 
-            // An interrupted wait continues. A holder that does not answer within the limit keeps the base.
+            // An interrupted wait is continued. If the holder does not reply within the limit, it keeps the base.
             fd = Added();
             int asked = 0;
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => Answering([SYS_poll],
@@ -179,7 +179,7 @@ public sealed class InheritedHoldsTests : IDisposable
         }
     }
 
-    /// <summary>Whether another open file is refused a write lock on the file's storage, and a read lock.</summary>
+    /// <summary>Whether a write lock, and a read lock, on the file's storage is refused to another open file.</summary>
     private (bool Write, bool Read) Locked(string name)
     {
         int file = Open(_folder[name]);

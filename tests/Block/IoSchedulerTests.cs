@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Whole transfers from attempts that end short, empty, interrupted or failed.</summary>
+/// <summary>The scheduler completes transfers whose attempts end short, empty, interrupted or failed.</summary>
 public sealed class IoSchedulerTests
 {
     private static readonly Slice Buffer = new(8192, 16384);
@@ -125,7 +125,7 @@ public sealed class IoSchedulerTests
     [Fact]
     public void Progress_gives_a_transfer_its_attempts_back()
     {
-        // Fifteen interruptions before every piece: each series is below the limit, all together are far above it.
+        // Each piece is interrupted fifteen times. That is below the limit for one piece, and far above it for the whole transfer.
         int step = Retry.AttemptsBeforeSync;
         ScriptedQueue queue = new(1) { Attempt = (n, _) => n % step == step - 1 ? 4096 : -Errno.EAGAIN };
         IoScheduler transfers = new(queue, [4096]);

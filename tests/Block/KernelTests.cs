@@ -44,7 +44,7 @@ public sealed unsafe class KernelTests : IDisposable
                 }
             }
         }
-        Assert.True(source.SequenceEqual(pattern.AsSpan(Room, Room)), "the source was written to");
+        Assert.True(source.SequenceEqual(pattern.AsSpan(Room, Room)), "the source has changed");
     }
 
     [Fact]
@@ -68,7 +68,7 @@ public sealed unsafe class KernelTests : IDisposable
                 memory.Fill(0xff);
                 Span<byte> range = memory.Slice(Margin + shift, length);
                 range.Clear();
-                if (!ZeroKernel.IsZero(range)) Assert.Fail($"length {length}, +{shift}: looks beside the range");
+                if (!ZeroKernel.IsZero(range)) Assert.Fail($"length {length}, +{shift}: reads outside the range");
                 for (int at = 0; at < length; at++)
                 {
                     // One bit, a different one at each position: a kernel that compares too few bytes or bits misses it.

@@ -15,7 +15,7 @@ public sealed class KernelTreeTests
 {
     private static readonly uint[] s_calls = [SYS_openat, SYS_close, SYS_statfs, SYS_fsopen, SYS_fsconfig, SYS_fsmount];
 
-    /// <summary>Descriptors that were returned by the answers and are not closed.</summary>
+    /// <summary>Descriptors that the test's answers returned and that are not closed.</summary>
     private readonly HashSet<int> _open = [];
 
     private readonly List<uint> _asked = [];
@@ -140,7 +140,7 @@ public sealed class KernelTreeTests
         int first = -1;
         int folder = Find(tree, Libc.SYSFS_MAGIC, openat: _ =>
         {
-            // The listener's thread finds the folder first.
+            // The listener's thread calls Folder first and finds the folder.
             first = tree.Folder;
             return 0;
         });

@@ -20,7 +20,7 @@ internal sealed class LockCalls
     /// <summary>The calls in order, such as "mkdir", "open NAME", "lock NAME alone 0+10", "named NAME", "close NAME".</summary>
     public List<string> Asked { get; } = [];
 
-    /// <summary>The answer to a call, given its text in <see cref="Asked"/>. Null: the kernel answers.</summary>
+    /// <summary>The result of a call, given its text in <see cref="Asked"/>; null lets the kernel answer.</summary>
     public Func<string, long?> Answer { get; set; } = _ => null;
 
     /// <summary>Result of statx on the folder; null for the kernel's.</summary>

@@ -9,8 +9,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Block;
 
 /// <summary>
-/// Runs a piece of a test on its own thread, with special rules of the kernel for that thread. Linux has filters, users and directed
-/// signals per thread, so they do not affect the rest of the process.
+/// Runs a part of a test on a separate thread with its own seccomp filter, user or signals. Linux keeps these per thread, so they do not
+/// affect the rest of the process.
 /// </summary>
 internal static unsafe partial class OwnThread
 {
@@ -132,7 +132,7 @@ internal static unsafe partial class OwnThread
     private const uint SECCOMP_IOCTL_NOTIF_RECV = 0xc0502100, SECCOMP_IOCTL_NOTIF_SEND = 0xc0182101;
 
 #pragma warning disable CS0649 // The kernel fills the fields.
-    /// <summary>A system call that waits for its answer. Its pointers are valid in this process.</summary>
+    /// <summary>A system call that waits for its result from the listener. Its pointers are valid in this process.</summary>
     public struct SystemCall
     {
         public uint Number;
@@ -143,7 +143,7 @@ internal static unsafe partial class OwnThread
         /// <summary>Argument <paramref name="number"/>, counted from 0, as an int.</summary>
         public readonly int this[int number] => (int)Arguments[number];
 
-        /// <summary>The same argument as a long.</summary>
+        /// <summary>Argument <paramref name="number"/>, counted from 0, as a long.</summary>
         public readonly long Long(int number) => (long)Arguments[number];
 
         /// <summary>The string that argument <paramref name="number"/> points to.</summary>
@@ -196,7 +196,7 @@ internal static unsafe partial class OwnThread
     /// <summary>Runs <paramref name="action"/> under a seccomp filter that fails one system call with an errno, as containers do.</summary>
     public static void Refusing(uint systemCall, int errno, Action action) => Refusing([systemCall], errno, action);
 
-    /// <summary>The same for several system calls.</summary>
+    /// <summary>Runs <paramref name="action"/> under a seccomp filter that fails several system calls with an errno.</summary>
     public static void Refusing(uint[] systemCalls, int errno, Action action)
     {
         List<Filter> filters = [new Filter { Code = 0x20, Value = 0 }];                     // load the system call's number
@@ -238,8 +238,8 @@ internal static unsafe partial class OwnThread
 
     /// <summary>
     /// Runs <paramref name="action"/> while <paramref name="answer"/>, on another thread, answers its system calls
-    /// <paramref name="calls"/>. An answer is a result or a negative errno; null lets the kernel answer. The caller owns a descriptor that
-    /// it gets as a result.
+    /// <paramref name="calls"/>. An answer is a result or a negative errno; null lets the kernel answer. A descriptor in a result belongs
+    /// to the caller.
     /// </summary>
     public static void Answering(uint[] calls, Func<SystemCall, long?> answer, Action action)
     {
@@ -254,7 +254,8 @@ internal static unsafe partial class OwnThread
             filters.CopyTo(new Span<Filter>(copy, filters.Count));
             FilterProgram program = new() { Length = (ushort)filters.Count, Filters = copy };
             int listener = -1;
-            // The listener has no filter. It answers until no thread has the filter: the runtime may have started one from here.
+            // The listener has no filter. It answers until no thread has the filter, because the runtime may start further threads from the
+            // filtered one.
             Thread thread = new(() => Listen(ref listener, call =>
             {
                 try
@@ -332,7 +333,7 @@ internal static unsafe partial class OwnThread
     [ThreadStatic]
     private static int s_caller;
 
-    /// <summary>During an answer: the thread that made the call, or the child that was forked from it.</summary>
+    /// <summary>While a call is being answered: the thread that made it, or the child that was forked from that thread.</summary>
     public static int Caller => s_caller;
 
     private static void Listen(ref int listener, Func<SystemCall, long?> answer)

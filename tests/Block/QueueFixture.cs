@@ -48,7 +48,7 @@ internal sealed class QueueFixture : IDisposable
         while (results.Count < count)
         {
             int done = Queue.Wait(completions);
-            if (done < 0) throw new InvalidOperationException($"the queue broke: {done}");
+            if (done < 0) throw new InvalidOperationException($"the queue failed: {done}");
             foreach (BlockCompletion completion in completions.AsSpan(0, done)) results.Add(completion.Tag, completion.Result);
         }
         return results;

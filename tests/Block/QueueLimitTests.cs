@@ -482,7 +482,7 @@ public sealed class QueueLimitTests
     [Fact]
     public void Thread_goes_on_after_an_exception_outside_its_job()
     {
-        // A null wake-up throws, as a runtime without memory does.
+        // Without a wake-up object, the worker throws after its job, as it would if memory ran out.
         using WorkQueue<int> queue = new(1, 4, () => new Worker(job => job), null!);
         for (uint tag = 0; tag < 4; tag++) Assert.True(queue.TryPost((int)tag, tag));
         for (uint ended = 0; ended < 4; ended++)

@@ -11,7 +11,8 @@ using static Snapuserd.Tests.Block.OwnThread;
 namespace Snapuserd.Tests.Block;
 
 /// <summary>
-/// The turns of the ring queue: how many requests each io_uring_enter offers, whether it waits, and which requests remain at the end.
+/// The calls of io_uring_enter by the ring queue: how many requests each call submits, whether it waits, and which requests remain at the
+/// end. A turn is one such call.
 /// </summary>
 public sealed class RingTurnTests
 {
@@ -25,7 +26,7 @@ public sealed class RingTurnTests
         public bool Ask(uint tag, BlockVerb verb = BlockVerb.Read) =>
             Queue.TryQueue(new BlockRequest(verb, 1, 4096, new Slice(0, 4096), tag));
 
-        /// <summary>Makes the kernel run these turns. After the last one it fails with EBADF.</summary>
+        /// <summary>Makes the simulated kernel run these turns, one per call. After the last turn it fails with EBADF.</summary>
         public void Turns(params Func<FakeRingKernel, uint, int>[] turns)
         {
             Calls.Clear();
@@ -171,7 +172,7 @@ public sealed class RingTurnTests
     public void Kernel_that_takes_nothing_is_offered_the_requests_a_thousand_times(int errno, int calls)
     {
         using Fixture fixture = new();
-        // Not yet taken: the second request, and the wake-up's read before it.
+        // The kernel has not taken the second request and the wake-up's read before it.
         fixture.Ask(1);
         fixture.Turns(Takes(8, 1));
         fixture.Expect(8, 1);

@@ -41,7 +41,7 @@ internal sealed class ScriptedQueue(int depth) : IBlockQueue
     public int Wait(Span<BlockCompletion> completions)
     {
         if (Broken < 0) return Broken;
-        if (_inFlight.Count == 0) throw new InvalidOperationException("waits for nothing");
+        if (_inFlight.Count == 0) throw new InvalidOperationException("a wait with no request in flight");
         int index = Next(_inFlight.Count);
         BlockRequest request = _inFlight[index];
         _inFlight.RemoveAt(index);

@@ -36,7 +36,7 @@ public sealed class SharedCachesTests
         long at = 8192 + targetStart - sourceStart;
         Assert.Equal(old[..512], Read(source, at));
         Assert.Equal(now.Length, Libc.PWrite(target.Fd, now, 8192));
-        // The reason for the product's call: the cached page is still the old one, flushed or not.
+        // Shows why the product drops the cache: even after a flush, the cached page is still the old one.
         Assert.Equal(0, Libc.FSync(target.Fd));
         Assert.Equal(old[..512], Read(source, at));
 

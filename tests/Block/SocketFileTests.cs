@@ -35,7 +35,7 @@ public sealed class SocketFileTests : IDisposable
     {
         string elsewhere = path + ".moved";
         using (Listener(path)) File.Move(path, elsewhere);
-        // .NET removes the name that it bound to. By then the file has another name.
+        // .NET removes the name that the socket was bound to, so the file is moved to another name first.
         File.Move(elsewhere, path);
     }
 
@@ -152,7 +152,7 @@ public sealed class SocketFileTests : IDisposable
             if (second.IsCompletedSuccessfully) (await second).Dispose();
             File.Delete(Path);
             if (!inTime) continue;
-            Assert.True(waits, "the second did not wait for the lock of the folder");
+            Assert.True(waits, "the second server did not wait for the lock of the folder");
             Assert.Equal(ExitCode.InUse, Assert.IsType<SnapuserdException>(refusal).Code);
             return;
         }
@@ -213,7 +213,7 @@ public sealed class SocketFileTests : IDisposable
         Assert.Equal((25, 25), (waits, asked));
         Assert.False(File.Exists(Path));
 
-        // The socket is removed between two calls; or it is alive but its queue is full; or it cannot be removed.
+        // The socket is removed between two calls, or its server is alive with a full queue, or the socket cannot be removed.
         foreach ((uint number, int errno, ExitCode? code) in ((uint, int, ExitCode?)[])[(OwnThread.SYS_statx, Errno.ENOENT, ExitCode.InUse),
             (OwnThread.SYS_statx, Errno.EACCES, ExitCode.CannotCreate), (OwnThread.SYS_connect, Errno.ENOENT, ExitCode.InUse),
             (OwnThread.SYS_connect, Errno.EAGAIN, ExitCode.InUse), (OwnThread.SYS_connect, Errno.ECONNREFUSED, null), (OwnThread.SYS_unlink,

@@ -159,7 +159,7 @@ public sealed class StorageIdentityTests
 
     private static BlockDevice Open(string path) => BlockDevice.Open(path, DeviceAccess.Read);
 
-    /// <summary>An answer to TABLE_STATUS. The offsets of the lines count from the first line, as in the kernel's answer.</summary>
+    /// <summary>A reply to TABLE_STATUS. The offsets of the lines count from the first line, as in the kernel's reply.</summary>
     internal static byte[] Message(params (string Type, ulong Start, ulong Length, string Parameters)[] lines)
     {
         List<byte> table = [];

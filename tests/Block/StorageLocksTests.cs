@@ -14,7 +14,7 @@ public sealed class StorageLocksTests
 {
     private const DeviceAccess Alone = DeviceAccess.Write | DeviceAccess.Exclusive;
 
-    /// <summary>The folder in the kernel's devtmpfs, also where another file system is mounted on /dev.</summary>
+    /// <summary>The folder of lock files in the kernel's devtmpfs, even if another file system is mounted on /dev.</summary>
     private static readonly string s_folder = $"/proc/self/fd/{KernelTree.Dev.Folder}/.snapuserd";
 
     /// <summary>The name of a file's lock file. Files on other devices can have the same inode number.</summary>
@@ -123,11 +123,13 @@ public sealed class StorageLocksTests
             File.Delete(name);
             File.WriteAllText(name, "");
         }
-        Assert.True(File.Exists(name), "the next holder's file was removed");
+        Assert.True(File.Exists(name), "the lock file of the next holder was removed");
         File.Delete(name);
     }
 
-    /// <summary>A major number of this run alone. The kernel holds the lock files, so a parallel run would meet the same numbers.</summary>
+    /// <summary>
+    /// A random major number, because all processes share the lock files and a parallel test run must not use the same number.
+    /// </summary>
     private static readonly uint s_major = (uint)RandomNumberGenerator.GetInt32(4096, int.MaxValue);
 
     private static readonly StorageBottom s_disk = StorageBottom.OfDevice(s_major, 1), s_other = StorageBottom.OfDevice(s_major, 2),
@@ -144,7 +146,7 @@ public sealed class StorageLocksTests
             alone, whole, besides);
     }
 
-    /// <summary>How another open file sees bytes of a bottom: "" for unlocked, "shared" or "alone".</summary>
+    /// <summary>The lock on bytes of a bottom as another open file sees it: "" for unlocked, "shared" or "alone".</summary>
     private static string Locked(string name, long start, long length)
     {
         int fd = Libc.OpenAt(Libc.AT_FDCWD, $"{s_folder}/{name}", Libc.O_RDWR | Libc.O_CLOEXEC);

@@ -253,14 +253,14 @@ public sealed class StorageResolverTests : IDisposable
         _devices.Loops["loop4"] = new LoopInfo64 { RDevice = Libc.EncodeDevice(8, 32) };
         _devices.Loops["loop6"] = new LoopInfo64 { RDevice = Libc.EncodeDevice(8, 16), Offset = 300 * 512 };
         AddMapped("dm-0", 0, 50, ["sda1"], ("linear", 0, 50, "8:17 10"));
-        // For the disk: the kernel protects its partitions. The mapped device and both loop devices are other names.
+        // The disk: the kernel protects its partitions, so only the mapped device and both loop devices are held.
         Assert.Equal(["own loop3", "own loop6", "own dm-0"], Held((8, 16), [], 3));
-        // For the first partition: holding it claims the disk.
+        // The first partition: holding it claims the disk, which need not be held.
         Assert.Equal(["own loop3", "own dm-0"], Held((8, 17), [], 2));
         Assert.Equal(["own loop3", "own loop6"], Held((8, 18), [], 2));
-        // For the mapped device: its partition and its disk are claimed.
+        // The mapped device: it claims its partition and its disk.
         Assert.Equal(["own loop3"], Held((252, 0), [], 1));
-        // For the loop device: the devices below it can be mounted. Their disk can be held only if no partition is held.
+        // The loop device: the devices below it can be mounted, so they are held. Their disk can be held only if no partition is held.
         Assert.Equal(["own loop6", "own sda1", "own sda2", "own dm-0"], Held((7, 3), [(8, 16)], 4));
         Assert.Equal(["own loop4"], Held((8, 32), [], 1));
         Assert.Equal(["own sdb"], Held((7, 4), [(8, 32)], 1));
@@ -580,7 +580,8 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     /// <summary>
-    /// Device numbers of this run alone: other processes see notes and holds. A number has 12 bits of major and 20 of minor.
+    /// Random device numbers, because other processes, such as a parallel test run, see notes and holds of the same numbers. A number has
+    /// 12 bits of major and 20 of minor.
     /// </summary>
     private static readonly (uint Major, uint Minor) s_twin = ((uint)RandomNumberGenerator.GetInt32(512, 4096),
         (uint)RandomNumberGenerator.GetInt32((1 << 20) - 1));
@@ -640,7 +641,7 @@ public sealed class StorageResolverTests : IDisposable
     {
         StorageIdentity storage = AddTwins();
         _devices.RefusedAlone = name => name == "twin1" ? -Errno.EPERM : 0;
-        // Without a folder for notes the code holds only the device.
+        // Without a folder for notes, the code holds only the device itself.
         _devices.Before = call => call.Number == SYS_openat && call.Text(1) == ".snapuserd" ? -Errno.EPERM : null;
         foreach (string? zero in (string?[])[null, "own twin0"])
         {

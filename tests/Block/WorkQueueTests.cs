@@ -129,7 +129,7 @@ public sealed class WorkQueueTests
         for (int posted = 0; ended < 500;)
         {
             while (posted < 500 && queue.TryPost(posted, (uint)posted)) posted++;
-            // Only a job can end this wait. If a signal were lost, the test would hang here.
+            // Only the end of a job can end this wait. If the signal were lost, the test would hang here.
             Assert.Equal(0, fixture.Queue.Wait(new BlockCompletion[2]));
             while (queue.TryReap(out _, out _)) ended++;
         }

@@ -8,10 +8,10 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Address spaces in which a runtime with its default settings does not start. By default it reserves twice the machine's memory, up to 256
-/// GiB. A sandbox, or a kernel with 36 or 39 address bits, may offer less (src/Collector.props). On this machine's architecture a filter
-/// refuses every mapping beyond a size; the emulator of another architecture gets a smaller space. RLIMIT_AS would be no test: the runtime
-/// reads it and reserves less.
+/// Starts in address spaces in which the .NET runtime with its default settings does not start. By default the runtime reserves twice the
+/// machine's memory, up to 256 GiB. A sandbox, or a kernel with 36 or 39 address bits, may offer less (src/Collector.props). On this
+/// machine's architecture a filter refuses every mapping beyond a size; the emulator of another architecture gets a smaller space.
+/// RLIMIT_AS cannot be used here, because the runtime reads it and reserves less.
 /// </summary>
 public sealed class AddressSpaceTests
 {
@@ -66,7 +66,7 @@ public sealed class AddressSpaceTests
         File.WriteAllBytes(folder["new"], Golden.New);
         IEnumerable<string> arguments = words.Split(' ')
             .Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
-        // qemu-user reads its option -R from this variable, however it is started.
+        // qemu-user reads its option -R from this variable, even if another program starts it.
         if (Binary.IsEmulated)
             return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
         return Binary.RunProgram(CProgram.Compile("Support", "refuse"), ["map", space, Binary.Path, .. arguments]);

@@ -121,7 +121,7 @@ public sealed class AttachTests : IDisposable
         Assert.DoesNotContain("one.cow", Ctl("list").Output, StringComparison.Ordinal);
         Assert.Equal(0, Ctl("detach", "b").ExitCode);
         Assert.Equal("", Ctl("list").Output);
-        // Attach again, because the snapshot is gone.
+        // The snapshot was removed, so its name can be attached again.
         Assert.Equal(0, Attach("a").ExitCode);
     }
 
@@ -168,7 +168,7 @@ public sealed class AttachTests : IDisposable
     public void Watch_of_a_stopped_daemon_reports_how_the_merge_ended()
     {
         Assert.Equal(0, Attach("a").ExitCode);
-        // The merge writes one batch, and the next one only hours later.
+        // At this rate the merge writes one batch, and would write the next only hours later.
         Assert.Equal(0, Ctl("rate", "1", "a").ExitCode);
         Assert.Equal(0, Ctl("merge", "a").ExitCode);
         using System.Diagnostics.Process watch = Binary.Start("ctl", "watch", "a", "--socket", _control);
@@ -189,7 +189,7 @@ public sealed class AttachTests : IDisposable
         Refused(66, "none", Ctl("attach", "a", "--cow", _folder["none"], "--base", _folder["one.base"]));
         Refused(66, "there is no snapshot a here", Ctl("detach", "a"));
         Refused(64, "share storage", Ctl("attach", "a", "--cow", _folder["one.cow"], "--base", _folder["one.cow"]));
-        File.WriteAllText(_folder["no.cow"], "this is no COW, but it is long enough for one");
+        File.WriteAllText(_folder["no.cow"], "this is not a COW, but it is long enough for one");
         Refused(65, $"a: {_folder["no.cow"]} is not a COW file",
             Ctl("attach", "a", "--cow", _folder["no.cow"], "--base", _folder["one.base"]));
         Assert.Equal(0, Attach("a").ExitCode);

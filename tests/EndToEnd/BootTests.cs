@@ -12,7 +12,7 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// `boot` with the built binary, as far as it gets without a device mapper: its output, and its actions before it needs one.
+/// `boot` of the built binary on systems without a device mapper: its output, and its actions before it needs the device mapper.
 /// </summary>
 public sealed class BootTests : IDisposable
 {
@@ -46,7 +46,7 @@ public sealed class BootTests : IDisposable
         Dictionary<string, byte[]> before = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
         BinaryResult result = Boot(table, $"quiet snapuserd.device=nbd snapuserd.row=f,/dev/snapuserd-none,{_folder["f"]}",
             "--dry-run", "--json");
-        // Where temporary files do not survive a boot, the state on disk cannot tell that there is no update.
+        // Row d has no COW. If temporary files do not survive a boot, boot cannot conclude from that that there is no update.
         bool kept = LoopDevice.Call("stat", "-f", "-c", "%T", _folder.Path).Trim() is not ("tmpfs" or "ramfs" or "overlayfs");
         Assert.Equal(kept ? 65 : 66, result.ExitCode);
         JsonElement[] rows =
@@ -78,8 +78,8 @@ public sealed class BootTests : IDisposable
     }
 
     /// <summary>
-    /// A base that is a file cannot be mapped, so no server starts. A merge that has begun is still finished; then the mapped device is
-    /// missing.
+    /// A base that is a file cannot be mapped, so no server starts. A merge that has begun is still finished; then boot fails because the
+    /// mapped device is missing.
     /// </summary>
     [Fact]
     public void Begun_merge_that_cannot_be_served_is_finished_with_progress_on_standard_error()
@@ -142,7 +142,7 @@ public sealed class BootTests : IDisposable
         [
             "boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0",
         ];
-        // Another boot that takes long.
+        // Stands for another boot that takes long.
         using Process other = Binary.StartProgram("flock", [_folder["run.lock"], "sh", "-c", "echo locked; read go"]);
         Assert.Equal("locked", other.StandardOutput.ReadLine());
         using Process first = Binary.Start(arguments), second = Binary.Start(arguments);

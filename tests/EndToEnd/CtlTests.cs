@@ -96,7 +96,7 @@ public sealed class CtlTests : IDisposable
         Assert.Contains("--as cow.2", refused.StandardError.ReadToEnd(), StringComparison.Ordinal);
         string longName = new('n', 255);
         Assert.Equal($"name {longName}", NameOf(ServerOf("e", "--control", _folder["ctl/e"], "--as", longName)));
-        // In another folder no server is asked, and a killed server no longer has a name.
+        // Servers in other folders are not asked for their names, and the name of a killed server is free again.
         Assert.Equal("name cow", NameOf(ServerOf("f", "--control", _folder["f/control"])));
         first.Kill();
         first.WaitForExit();
@@ -139,7 +139,7 @@ public sealed class CtlTests : IDisposable
     public void Rate_set_before_the_merge_slows_it_and_off_removes_the_limit()
     {
         Process server = Start("--merge-on-request");
-        // One batch is written completely; the next one would have to wait for hours.
+        // At this rate one batch is written completely, and the next would be written only hours later.
         Assert.Equal(0, Ctl("rate", "1k").ExitCode);
         Assert.Equal(1024, Status().GetProperty("bytes_per_second_limit").GetInt64());
         Assert.Equal(0, Ctl("merge").ExitCode);
@@ -163,7 +163,7 @@ public sealed class CtlTests : IDisposable
         _servers.Add(server);
         while (Ctl("rate", "8M").ExitCode != 0) Assert.False(server.HasExited);
         FileStream output = new(pipe, FileMode.Open, FileAccess.Read);
-        // No client contacts the server meanwhile, which would wake it.
+        // No client contacts the server meanwhile, because that would wake the server.
         string text = "";
         Thread reader = new(() =>
         {
@@ -174,7 +174,7 @@ public sealed class CtlTests : IDisposable
         })
         { IsBackground = true };
         reader.Start();
-        Assert.True(reader.Join(60_000), "the merge waits for a tick that never comes");
+        Assert.True(reader.Join(60_000), "the merge was never woken");
         output.Dispose();
         Assert.StartsWith(_folder["nbd"] + "\n", text, StringComparison.Ordinal);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
@@ -188,7 +188,7 @@ public sealed class CtlTests : IDisposable
             _control, "--progress", "never", "--merge-on-request", "--json");
         _servers.Add(server);
         Assert.Equal("ready", Text(JsonDocument.Parse(server.StandardOutput.ReadLine()!).RootElement, "event"));
-        // For some time nothing is merged.
+        // Nothing is merged for some time.
         for (int i = 0; i < 10; i++) Assert.Equal("serving", Text(Status(), "state"));
         // The merge runs between these two moments, so it takes no longer than the time between them, apart from two roundings to a
         // millisecond.
@@ -220,7 +220,7 @@ public sealed class CtlTests : IDisposable
     public void Merge_stopped_in_a_pause_can_be_continued()
     {
         Process server = Start("--merge-on-request");
-        // One batch is written; the next one would have to wait for hours.
+        // At this rate one batch is written, and the next would be written only hours later.
         Assert.Equal(0, Ctl("rate", "1").ExitCode);
         Assert.Equal(0, Ctl("merge").ExitCode);
         while (Status().GetProperty("ops").GetInt32() == 0) { }
@@ -285,7 +285,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(0, Ctl("watch").ExitCode);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
         Assert.Equal(0, End(fourth));
-        // The number of ops that the third server has checked.
+        // Offset 16 has the number of ops that the third server has checked.
         Assert.InRange(BitConverter.ToInt32(File.ReadAllBytes(noted), 16), Golden.Row(Vector).MergeOps, int.MaxValue);
         Assert.Equal("", fourth.StandardError.ReadToEnd());
     }
@@ -329,7 +329,7 @@ public sealed class CtlTests : IDisposable
         File.WriteAllBytes(noted, new byte[10]);
         string[] serve = ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control,
             "--progress", "never", "--merge-on-request"];
-        // Takes the supervisor's place: starts another server, or ends. The first server is killed when it records the request.
+        // A script in place of the supervisor: it starts another server, or ends. The first server is killed when it records the request.
         Process supervisor = Binary.StartProgram("/bin/sh", ["-c", """
             exec 9<>"$1"; again=$2; shift 2
             export SNAPUSERD_REQUESTS=9 SNAPUSERD_SUPERVISOR=$$
@@ -367,7 +367,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
         Assert.Equal(0, Ctl("merge").ExitCode);
         Assert.Equal(65, Ctl("watch").ExitCode);
-        // The check would have found the damage before the first write.
+        // A repeated check would have found the damage before the first write.
         Assert.Equal(!isChecked, Unlocked.Read(_base, Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old));
         Assert.Equal(65, End(server));
     }

@@ -60,7 +60,7 @@ public sealed class ElfTests
 
     /// <summary>
     /// Segments, and the part that is read-only after relocation, end on boundaries of the architecture's largest page size. With smaller
-    /// boundaries a part of it would stay writable.
+    /// boundaries, a part of the read-only data would stay writable on systems with such pages.
     /// </summary>
     [Fact]
     public void Program_is_linked_for_the_largest_pages_of_its_architecture()
@@ -70,7 +70,7 @@ public sealed class ElfTests
         (ulong Address, ulong Size, ulong Alignment)[] loaded = [.. Memory(SegmentLoad)], relocated = [.. Memory(SegmentRelocated)];
         Assert.All(loaded, segment => Assert.Equal(page, segment.Alignment));
         Assert.All(relocated, segment => Assert.Equal(0u, (segment.Address + segment.Size) % page));
-        // All of it is loaded: the padding that the linker adds up to a page is not memory, and protecting it fails.
+        // The whole read-only part must be loaded: padding that the linker adds up to a page is not memory, and protecting it fails.
         Assert.All(relocated, segment => Assert.Contains(loaded, one =>
             one.Address <= segment.Address
             && segment.Address + segment.Size <= (one.Address + one.Size + SmallestPage - 1) / SmallestPage * SmallestPage));

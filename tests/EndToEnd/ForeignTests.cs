@@ -68,7 +68,7 @@ public sealed class ForeignTests : IDisposable
     public void Sparse_image_is_refused_as_base_and_source(string words)
     {
         byte[] sparse = SparseImages.Of(Golden.Old);
-        // Also with nothing but the magic, and with a file as long as the image.
+        // The whole sparse image, only its magic, and a file as long as the raw image.
         foreach (byte[] file in (byte[][])[sparse, sparse[..4], [.. sparse, .. new byte[Golden.Old.Length - sparse.Length]]])
         {
             Write("sparse", file);

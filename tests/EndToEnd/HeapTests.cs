@@ -6,8 +6,8 @@ namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
 /// The collector's settings (src/Collector.props) work for a heap that is filled to its limit: with arrays of any size, in regions of both
-/// kinds. A full heap throws OutOfMemoryException, which the program turns into exit code 71; it never causes a fault. With a range of 64
-/// MiB each of these cases but the first ended in a fault.
+/// kinds. A full heap throws OutOfMemoryException, and the program ends with exit code 71; a full heap never causes a memory fault. With an
+/// address range of 64 MiB, all of these cases except the first ended in a fault.
 /// </summary>
 public sealed class HeapTests
 {

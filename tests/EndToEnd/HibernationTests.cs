@@ -11,8 +11,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// `boot` with a hibernation image. The image is in a swap file, so only a run with resume_offset= sees it: other tests boot at the same
-/// time.
+/// `boot` with a hibernation image. Other tests boot at the same time and must not find the image. So it is in a swap file, where only a
+/// run with resume_offset= looks for it.
 /// </summary>
 public sealed class HibernationTests : IDisposable
 {
@@ -58,7 +58,7 @@ public sealed class HibernationTests : IDisposable
             foreach (string[] more in new string[][] { [], ["--dry-run"], ["--after-resume"], ["--json"] })
             {
                 string line = $"{policy}resume={name} resume_offset={HeaderPage}";
-                // The lock of a boot is in /run, in memory.
+                // The lock file of boot does not count as a write: it is in /run, in memory.
                 BinaryResult result = Boot(line, more);
                 Dictionary<string, byte[]> after = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
                 Assert.Equal(78, result.ExitCode);

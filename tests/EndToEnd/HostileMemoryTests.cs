@@ -13,8 +13,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// The memory of the built program, as the kernel counts it, on files with large claims: bombs, numbers at their limits, and ops and
-/// scratch that only a hole can hold. A claim costs no memory; only the ops that exist do.
+/// The memory of the built program, as the kernel counts it, for files that claim large sizes: bombs, numbers at their limits, and ops and
+/// scratch that only a hole can hold. Only ops that exist may cost memory; a claim may not.
 /// </summary>
 public sealed class HostileMemoryTests(ITestOutputHelper output)
 {
@@ -82,10 +82,10 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
         byte[] one = new CowBuilder { ScratchBytes = 0 }.Zero(0).Build();
         foreach (long ops in new[] { 1L << 31, int.MaxValue, 1L << 27, 1L << 20 })
         {
-            // The header claims all of the ops; the reader stops at the second, whose type is invalid.
+            // The header claims all ops; the reader stops at the second, whose type is invalid.
             byte[] claimed = With(With(one, 54, ops), 62, ops);
             yield return new Trap($"{ops} ops in a hole", claimed, claimed.Length + (ops * 16), 0);
-            // One op exists, and the table has space for the given number.
+            // One op exists; the table has space for the given number of ops.
             byte[] place = With(one, 62, ops);
             yield return new Trap($"one op and places for {ops} in a hole", place, place.Length + (ops * 16), 1);
         }
@@ -95,7 +95,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
             yield return new Trap($"{entries} resume points in a hole", With(With(one, 46, entries, 4), 50, entries, 4),
                 one.Length + (entries * 16L), 1);
         }
-        // Windows as long as the merge order, if there were enough memory.
+        // The scratch would permit windows as long as the merge order, if there were enough memory.
         HostileFile chain = HostileFiles.Of(
             Enumerable.Range(0, 12).Aggregate(new CowBuilder { ScratchBytes = 0 }, (cow, i) => cow.Copy((uint)i, (ulong)i + 1)));
         foreach (uint scratch in new[] { uint.MaxValue, 1u << 31, 1u << 30, 1u << 24 })

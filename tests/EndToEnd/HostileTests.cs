@@ -13,7 +13,9 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Hostile files through the built program: the same verdicts as in the simulator, and limits that only a process shows.</summary>
+/// <summary>
+/// Hostile files given to the built program: the same verdicts as in the simulator, and limits that only a whole process can show.
+/// </summary>
 public sealed partial class HostileTests(ITestOutputHelper output)
 {
     /// <summary>More seeds for another architecture, where the simulator does not run.</summary>
@@ -95,7 +97,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     [InlineData(1L << 20, 65)]
     public void Claim_of_two_thousand_million_ops_in_a_file_of_holes_ends_at_the_first_op(long ops, int exitCode)
     {
-        // A sparse file can satisfy any size claim. Mappings for it must stay untouched, and must not be allocated for real.
+        // A sparse file can satisfy any size claim. The program may map memory for the claim, but must not touch that memory.
         using TempFolder folder = new();
         byte[] head = new CowBuilder { ScratchBytes = 0 }.Zero(0).Build();
         BinaryPrimitives.WriteInt64LittleEndian(head.AsSpan(54), ops);

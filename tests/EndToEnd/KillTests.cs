@@ -46,7 +46,7 @@ public sealed class KillTests(ITestOutputHelper output)
             BinaryResult result = Killed(cow, target, io, calls, when);
             if (result.ExitCode == 137) killed++;
             else Assert.True(result.ExitCode == 0, result.ToString());
-            // The number of calls of a ring depends on how many completions each call finds; a faster run has fewer.
+            // The number of calls with a ring depends on how many completions each call finds. A faster run makes fewer calls.
             if (result.ExitCode == 0) limit = when - 1;
 
             Unlocked.Settle(cow, target);
@@ -88,7 +88,7 @@ public sealed class KillTests(ITestOutputHelper output)
         int start = KillAt.Count(cow.Path, target.Path, io), limit = end;
         for (int killed = 0; killed < kills;)
         {
-            Assert.True(limit > start, $"seed {seed}: no run made {start} to {end} calls again");
+            Assert.True(limit > start, $"seed {seed}: no further run made {start} to {end} calls");
             Fill(cow.Path, pair.Cow);
             Fill(target.Path, pair.Old);
             int when = random.Next(start, limit);
@@ -96,7 +96,7 @@ public sealed class KillTests(ITestOutputHelper output)
             if (result.ExitCode == 137) killed++;
             else
             {
-                // A ring whose completions arrive faster needs fewer calls.
+                // With a ring whose completions arrive faster, the run makes fewer calls and ends before the kill.
                 Assert.True(result.ExitCode == 0, result.ToString());
                 (limit, missed) = (when, missed + 1);
             }
@@ -108,7 +108,7 @@ public sealed class KillTests(ITestOutputHelper output)
             Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(baseFile)),
                 $"seed {seed}, killed at call {when}: the base is not the target");
         }
-        output.WriteLine($"{image}, {io}, seed {seed}: {start} to {end} calls, {kills} runs killed, {missed} were done before");
+        output.WriteLine($"{image}, {io}, seed {seed}: {start} to {end} calls, {kills} runs killed, {missed} ended before their kill");
     }
 
     private static void Fill(string device, byte[] bytes)

@@ -11,8 +11,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Every verb on a file system that lacks an operation or returns wrong results. The verb works and its result is right, or it ends with a
-/// documented exit code and a message; no data is lost.
+/// Every verb on a file system that lacks an operation or returns wrong results. Either the verb works and its result is right, or it ends
+/// with a documented exit code and a message. In both cases no data is lost.
 /// </summary>
 public sealed class LackingFileSystemTests(ITestOutputHelper output)
 {
@@ -116,7 +116,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
             place.AssertRight(verb, where);
         }
         output.WriteLine($"{verb}: {rules.Length} rows, {failed} of them failed");
-        Assert.True(failed > 2, $"{verb}: only {failed} rows failed; the file system does not do what it is told to");
+        Assert.True(failed > 2, $"{verb}: only {failed} rows failed; the file system does not apply its rules");
     }
 
     [RootTheory]
@@ -296,8 +296,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
         public void AssertUntouched()
         {
-            Same(_old, _place["base"], "the base was written to");
-            Same(_cow, _place["cow"], "the COW was written to");
+            Same(_old, _place["base"], "the base has changed");
+            Same(_cow, _place["cow"], "the COW has changed");
         }
 
         public void Dispose()
@@ -308,7 +308,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
         private static void Same(byte[] expected, string path, string where) =>
             Assert.True(expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)),
-                $"{where}: {Path.GetFileName(path)} is not what it should be");
+                $"{where}: {Path.GetFileName(path)} has the wrong content");
 
         /// <summary>Copies that go through scratch, and Replaces into holes of a sparse base.</summary>
         private static (byte[] Old, byte[] New, byte[] Cow) Make()

@@ -52,7 +52,7 @@ public sealed class LargeOffsetTests : IDisposable
             {
                 foreach (string io in (string[])["uring", "sync"])
                 {
-                    // As long as the last Copy needs, and the maximum length of a file.
+                    // The length that the last Copy needs, and the maximum length of a file.
                     cases.Add(version, io, 1L << 60);
                     cases.Add(version, io, LargestFile);
                 }

@@ -5,7 +5,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Links that another user has planted at names that the program itself chooses: O_NOFOLLOW, whose number differs between architectures.
+/// Links that another user has planted under names that the program itself chooses. The program opens these with O_NOFOLLOW, whose number
+/// differs between architectures.
 /// </summary>
 public sealed class LinkTests
 {

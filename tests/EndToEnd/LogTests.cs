@@ -62,7 +62,7 @@ public sealed class LogTests : IDisposable
                 Assert.Contains("bad", daemon.StandardError.ReadLine());
             }
             _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
-            Assert.True(daemon.WaitForExit(60_000), "it does not end");
+            Assert.True(daemon.WaitForExit(60_000), "the daemon does not end");
         }
         finally
         {
@@ -83,11 +83,11 @@ public sealed class LogTests : IDisposable
             // The process blocks in a call on descriptor 1, the call's first argument.
             Assert.True(SpinWait.SpinUntil(
                 () => File.Exists(_folder["nbd"]) && File.ReadAllText($"/proc/{server.Id}/syscall").Split(' ') is [_, "0x1", ..], 60_000),
-                "it does not wait for room");
+                "the server does not wait for space in the pipe");
             Assert.Equal(65536, server.StandardOutput.ReadBlock(new char[65536]));
             Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
             _ = Libc.Kill(server.Id, Libc.SIGTERM);
-            Assert.True(server.WaitForExit(60_000), "it does not end");
+            Assert.True(server.WaitForExit(60_000), "the server does not end");
         }
         finally
         {

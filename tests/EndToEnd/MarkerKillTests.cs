@@ -21,7 +21,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
 {
     private const int Blocks = 16, Ops = 12;
 
-    /// <summary>Kills that a sweep must reach; fewer would mean that calls are not seen.</summary>
+    /// <summary>The least number of kills of a sweep; with fewer, killat has missed calls.</summary>
     private const int LeastKills = 20;
 
     private readonly TempFolder _folder = new();
@@ -105,8 +105,8 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
     }
 
     /// <summary>
-    /// The row's merge has begun, so the marker gets content under a temporary name, and then its name. The boot of this test has no device
-    /// mapper for a base that is a file. So it starts the merge as its child and fails afterwards.
+    /// The row's merge has begun, so boot writes the marker with content under a temporary name and renames it. The base of this test is a
+    /// file and cannot be mapped. So boot runs the merge as its child and fails afterwards.
     /// </summary>
     [Theory]
     [InlineData(false)]
@@ -114,7 +114,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
     public void Boot_killed_at_each_change_ends_with_the_target_and_without_a_marker(bool resumedByMerge)
     {
         Make();
-        // A merge that was killed in the middle, whose marker was lost.
+        // The state after a merge that was killed in the middle and whose marker was lost.
         Put("");
         for (int k = 1; ; k++)
         {
@@ -137,7 +137,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
             int code = Run(KillAt.Command($"changes:{k}", boot)).ExitCode;
             unnamed |= File.Exists(Marker + ".new") && !File.Exists(Marker);
             named |= File.Exists(Marker);
-            // The row has no device in the end, whatever is merged.
+            // Even after a complete merge the row has no device, so boot fails.
             return code is 64 or 69 ? 0 : code;
         }, resumedByMerge ? null : boot);
         Assert.True(unnamed, "no kill between the new marker and its name");
@@ -179,7 +179,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
         ulong count = Count();
         string state = $"{mark}, {image}, {(count == 0 ? "0" : count == Ops ? "all" : "some")}";
         if (!hadMark) return state;
-        // No write to the base without a marker that says so, and no removal before everything is counted.
+        // The base must not be written unless a marker says so, and the marker must not be removed before everything is counted.
         if (image != "old") Assert.True(mark == "begun" || (mark == "none" && image == "new" && count == Ops), state);
         if (mark == "none") Assert.True(count == Ops, state);
         return state;
@@ -228,7 +228,7 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
         File.Delete(Marker);
         File.Delete(Marker + ".new");
         if (mark != null) File.WriteAllText(Marker, mark);
-        // Another killed boot left one without content.
+        // An earlier killed boot left an unnamed marker without content.
         if (mark != null) File.WriteAllText(Marker + ".new", "");
     }
 }

@@ -10,8 +10,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// A tiny version of the merge benchmark. Times are meaningless here; each count has a bound in tests/Benchmarks. Checkpoints come by bytes
-/// only, so that the counts are the same on a slow machine.
+/// A tiny version of the merge benchmark. Times are meaningless here; each count has a bound in tests/Benchmarks. Checkpoints come only by
+/// bytes, so that a slow machine has the same counts.
 /// </summary>
 public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHelper output) : IClassFixture<MergeCountTests.Images>
 {

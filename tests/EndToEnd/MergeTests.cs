@@ -204,7 +204,7 @@ public sealed class MergeTests : IDisposable
     [Fact]
     public void Signal_during_a_wait_for_the_ring_stops_the_merge()
     {
-        // At the third wait of the ring signal handlers are installed, and most of the merge is still to be done.
+        // At the third wait for the ring, the signal handlers are installed and most of the merge remains.
         string[] command = KillAt.SignalledAt(Number("SIGTERM"), 3, "io_uring_enter", "merge", "--cow", _cow, "--base", _base, "--io",
             "uring", "--progress", "never");
         Stopped(Binary.RunProgram(command[0], command[1..]));

@@ -57,7 +57,7 @@ public sealed class NbdClientTests : IDisposable
     public void Thousand_idle_clients_cost_no_thread_and_all_of_them_read()
     {
         Start();
-        // The first client reads, so that everything is allocated that a read needs.
+        // The first client reads, so that memory for reads is allocated before the measurement.
         Compare(Ready());
         int threads = Threads();
         long memory = Memory();

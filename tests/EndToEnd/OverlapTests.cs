@@ -55,7 +55,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
             LoopDevice.Call("blockdev", "--flushbufs", _base.Path);
             byte[] all = (byte[])_bytes.Clone();
             due.CopyTo(all, _baseStart * 512);
-            Assert.True(all.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["disk"])), $"{Say}: the disk is not what it must be");
+            Assert.True(all.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["disk"])), $"{Say}: the disk has the wrong content");
         }
 
         /// <summary>Waits until no request of a killed process is in flight.</summary>

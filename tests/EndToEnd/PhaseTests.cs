@@ -55,7 +55,7 @@ public sealed class PhaseTests : IDisposable
             "--progress", "never");
         Assert.True(result.ExitCode == 0, result.ToString());
         JsonElement done = JsonDocument.Parse(result.Output).RootElement;
-        // The merge may write one batch without delay at its start and one at its end; the limit applies to the rest.
+        // The merge may write one batch at its start and one at its end without delay; the limit applies to the rest.
         double least = (done.GetProperty("bytes_written").GetInt64() - (2 * (3L << 20))) / (1 << 20);
         Assert.True(done.GetProperty("seconds").GetDouble() >= least, result.Output);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
@@ -71,7 +71,7 @@ public sealed class PhaseTests : IDisposable
             while (Unlocked.Read(_folder["base"], Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old))
                 Assert.False(merge.HasExited, "it ended");
             _ = Libc.Kill(merge.Id, Libc.SIGTERM);
-            Assert.True(merge.WaitForExit(60_000), "it does not obey");
+            Assert.True(merge.WaitForExit(60_000), "the merge does not react to the signal");
             return merge.ExitCode;
         }
         finally
@@ -84,7 +84,7 @@ public sealed class PhaseTests : IDisposable
         PhasesOf(Binary.Run(verb, "--cow", _folder["cow"], "--base", _folder["base"], "--json", "--progress", "plain"));
 
     /// <summary>
-    /// The announced phases. Checks that each is announced once, starts at once, never goes back, and is shown to its end.
+    /// The announced phases. Checks that each is announced once, starts immediately, never decreases, and is shown to its end.
     /// </summary>
     private static string[] PhasesOf(BinaryResult result)
     {

@@ -46,8 +46,8 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         const int rounds = 16;
         using Desk desk = new(seed, io);
         int lost = 0, between = 0, round = 0;
-        // One cut in twenty falls between a write to the base and its flush, and half of them between the first count and the last. Until
-        // both cases have occurred, more rounds follow; a thousand cuts make a miss practically impossible.
+        // About one cut in twenty falls between a write to the base and its flush, and every second one between the first count and the
+        // last. Rounds are added until both cases have occurred; a thousand cuts practically always contain both.
         for (; round < rounds || ((lost == 0 || between < 2) && round < 40 * rounds); round++)
         {
             desk.Reset();

@@ -62,7 +62,7 @@ public sealed class PublicationOrderTests : IDisposable
     {
         Put(Golden.Cow(Vector), Golden.Old, mark: true);
         SystemCallTrace trace = Merge(0);
-        TracedCall gone = trace.First("the end of the marker", call => call.Name == "unlink" && call.Path == Marker);
+        TracedCall gone = trace.First("the removal of the marker", call => call.Name == "unlink" && call.Path == Marker);
         _ = trace.IsDurable(Base, gone);
         _ = trace.IsDurable(Cow, gone);
         TracedCall folder = trace.IsDurable(_folder.Path, Result(trace));
@@ -87,8 +87,8 @@ public sealed class PublicationOrderTests : IDisposable
                 rises++;
                 TracedCall flush = trace.Calls.LastOrDefault(call => call.Flushes(Base) && call.End < page.Begin)
                     ?? throw new InvalidOperationException($"{page} without a flush:\n{trace}");
-                // Writes after the last count are flushed after the last count.
-                Assert.True(flush.Begin > counted, $"{page} has no flush of its own:\n{trace}");
+                // The last writes need a flush of their own after the last count.
+                Assert.True(flush.Begin > counted, $"{page} has no separate flush:\n{trace}");
                 Assert.Contains(trace.Calls, call => call.Writes(Base) && call.Begin > counted && call.End < flush.Begin);
             }
             (count, counted) = (now, page.End);
@@ -183,7 +183,7 @@ public sealed class PublicationOrderTests : IDisposable
     {
         PutMerged();
         SystemCallTrace trace = Boot();
-        TracedCall mapper = trace.First("the device mapper's", call => call.Name == "openat" && call.Path.Length > 0
+        TracedCall mapper = trace.First("an open of the device mapper", call => call.Name == "openat" && call.Path.Length > 0
             && call.Arguments.Contains("\"/dev/mapper/control\"", StringComparison.Ordinal));
         _ = trace.IsDurable(Base, mapper);
         _ = trace.IsDurable(Cow, mapper);
@@ -199,7 +199,7 @@ public sealed class PublicationOrderTests : IDisposable
         string output = _folder["out"], part = output + ".part";
         if (replaces) File.WriteAllBytes(output, [1]);
         SystemCallTrace trace = SystemCallTrace.Of(Log, Calls, 0, Output(verb, output));
-        // The names are arguments of the call; the descriptors before them are those of the working folder.
+        // The call's arguments contain the names; the descriptors before them are those of the working folder.
         TracedCall named = trace.First("a rename", call => call.Name.StartsWith("rename", StringComparison.Ordinal)
             && call.Arguments.Contains($"\"{part}\"", StringComparison.Ordinal));
         Assert.True(named.Succeeded && trace.Calls.Any(call => call.Writes(part)), trace.ToString());
@@ -280,7 +280,7 @@ public sealed class PublicationOrderTests : IDisposable
             BinaryResult told = Ctl(command);
             Assert.True(told.ExitCode == 0, told.ToString());
         });
-        // The answer to a merge request consists of the end marker only.
+        // The reply to a merge request consists only of the line that ends a reply.
         string said = command == "merge" ? "\".\\n\"" : "merged";
         TracedCall answer = trace.First("the answer", call => call.Name == "sendto" && call.Arguments.Contains(said,
             StringComparison.Ordinal));
@@ -313,7 +313,10 @@ public sealed class PublicationOrderTests : IDisposable
         _ = trace.IsDurable(Cow, answer);
     }
 
-    /// <summary>The server continues to serve and never reports the merge as done: a second flush would appear to succeed.</summary>
+    /// <summary>
+    /// The server continues to serve and never reports the merge as done, because a second flush would succeed without writing the lost
+    /// data.
+    /// </summary>
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
@@ -339,7 +342,7 @@ public sealed class PublicationOrderTests : IDisposable
         Assert.Equal(74, server.ExitCode);
     }
 
-    /// <summary>The other case: this server has done the merge itself.</summary>
+    /// <summary>Here the server has done the merge itself; in the tests above, the merge was finished before.</summary>
     [Fact]
     public void Base_and_cow_are_flushed_before_a_watch_ends_with_the_merge()
     {
@@ -357,7 +360,7 @@ public sealed class PublicationOrderTests : IDisposable
     }
 
     /// <summary>
-    /// A supervised server records its requests in the supervisor's memory before it answers. These records do not survive a power cut.
+    /// A supervised server records a request in the supervisor's memory before it replies. These records do not survive a power cut.
     /// </summary>
     [Theory]
     [InlineData(0, "merge")]
@@ -375,14 +378,14 @@ public sealed class PublicationOrderTests : IDisposable
             BinaryResult told = Ctl(command);
             Assert.True(told.ExitCode == 0, told.ToString());
         });
-        // `ctl stop` first asks for the supervisor; that answer ends in the same way.
+        // `ctl stop` first asks for the supervisor, and that reply ends in the same way.
         TracedCall noted = trace.First("the note", call => call.Writes(_folder["noted"]) && call.Offset == at);
         TracedCall[] answers = [.. trace.Calls.Where(call => call.Name == "sendto" && call.Arguments.Contains("\".\\n\"",
             StringComparison.Ordinal))];
         Assert.True(answers.Length > 0 && noted.End < answers[command[0] == "stop" ? ^1 : 0].Begin, trace.ToString());
     }
 
-    /// <summary>When a device becomes ready, other processes see the old base and an untouched COW: nothing has to be durable.</summary>
+    /// <summary>When a device becomes ready, the base is the old image and the COW is untouched, so no write has to be durable.</summary>
     [Fact]
     public void Nothing_is_written_before_a_server_is_ready()
     {
@@ -420,7 +423,7 @@ public sealed class PublicationOrderTests : IDisposable
     private SystemCallTrace Merge(int code) => SystemCallTrace.Of(Log, Calls, code, "merge", "--cow", Cow, "--base", Base, "--io", "sync",
         "--progress", "never");
 
-    /// <summary>A boot of one row, as far as it gets with a base that is a file.</summary>
+    /// <summary>A boot of one row. Its base is a file, which cannot be mapped, so the boot fails in the end.</summary>
     private SystemCallTrace Boot()
     {
         File.WriteAllText(_folder["table"], $"snapuserd-test {Cow} {Base}\n");

@@ -14,8 +14,8 @@ namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
 /// The rows of docs/publication.md, with a power cut at the moment of publication. Each test also shows that the same kind of write without
-/// its flush is lost by that cut. Where a name is published, the test first flushes the folder from outside. The file system may do that at
-/// any moment, and then the data that the name refers to must exist.
+/// its flush is lost by that cut. Where a name is published, the test itself first flushes the folder, because the file system may do that
+/// at any moment. Then the data that the name refers to must exist.
 /// </summary>
 public sealed class PublicationPowerCutTests : IDisposable
 {
@@ -80,7 +80,7 @@ public sealed class PublicationPowerCutTests : IDisposable
             Cut();
             Assert.Null(Disk.Read("cow.merging"));
             IsMerged();
-            Assert.True(File.Exists(Disk.Outside("control")), "the end of a name was durable without a flush of its folder");
+            Assert.True(File.Exists(Disk.Outside("control")), "the removal of a name was durable without a flush of its folder");
         }
     }
 
@@ -131,7 +131,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Open(kind);
         Disk.Put(("cow", Golden.HalfCow(Half)), ("base", Golden.HalfBase(Half)));
         string[] boot = Boot();
-        // The child, which would become the server or the merge, is killed at its start.
+        // The child that would become the server or the merge is killed at its start.
         BinaryResult result = RunTraced("execve", "execve:signal=KILL:when=1", boot);
         Assert.True(result.ExitCode != 0, result.ToString());
         File.WriteAllText(Disk.Outside("control"), "a new file of the same folder, not flushed");
@@ -165,7 +165,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Doubtful)), ("base", Golden.Old));
         string[] boot = Boot();
-        // The remains, after a cut, of the marker of another COW.
+        // The marker of another COW, which remained after a cut.
         byte[] left = Encoding.ASCII.GetBytes($"maybe {new string('6', 64)} {new string('0', 16)}\n");
         void Begin()
         {
@@ -199,7 +199,7 @@ public sealed class PublicationPowerCutTests : IDisposable
             if (!isNamed) Assert.Null(Disk.Read("cow.merging"));
             else if (flushes || Disk.Read("cow.merging") != null) Assert.Equal(whole, Text("cow.merging"));
         }
-        // Only the last kill comes after the rename; the program has not flushed the folder then.
+        // Only the last kill comes after the rename, before the program flushes the folder.
         Assert.Equal(1, named);
     }
 
@@ -223,8 +223,8 @@ public sealed class PublicationPowerCutTests : IDisposable
             ? ["create", "--source", Disk["old"], "--target", Disk["new"], "--output", Disk["out"], "--progress", "never"]
             : ["extract", "--cow", Disk["cow"], "--base", Disk["base"], "--output", Disk["out"], "--progress", "never"];
 
-        // The file has its name, and the program has not flushed the folder yet. The same without the flush of the file: a name without
-        // content.
+        // Killed after the rename and before the flush of the folder: the file must be complete. The control file is written without a
+        // flush of its data and must lose it.
         Killed("", "fsync", 1, command);
         Assert.False(File.Exists(Disk.Outside("out.part")));
         byte[] whole = Disk.Read("out")!, part = whole[^5000..];
@@ -235,7 +235,8 @@ public sealed class PublicationPowerCutTests : IDisposable
         Assert.Equal(whole, Disk.Read("out"));
         Assert.False(Disk.Read("control") is { } control && part.AsSpan().SequenceEqual(control), "bytes without a flush were not lost");
 
-        // The output is complete. The same without the flush of the folder: no name.
+        // After a complete run the output must be complete. The folder of the control file is not flushed, so the control file must lose
+        // its name.
         if (replaces) Disk.Put(("out", before));
         else File.Delete(Disk.Outside("out"));
         File.Delete(Disk.Outside("control"));
@@ -298,7 +299,7 @@ public sealed class PublicationPowerCutTests : IDisposable
             Assert.True(result.ExitCode == 137, result.ToString());
             if (before.AsSpan().SequenceEqual(found)) old++;
             else Assert.True(!found.AsSpan(0, 8).ContainsAnyExcept((byte)0),
-                $"killed at write {call}: something between two COWs has a magic");
+                $"killed at write {call}: the device has a magic and neither of the two COWs");
             if (!found.AsSpan(0, 8).ContainsAnyExcept((byte)0))
             {
                 none++;
@@ -314,8 +315,8 @@ public sealed class PublicationPowerCutTests : IDisposable
     }
 
     /// <summary>
-    /// Everything is merged in the page cache and nothing on the disk: a predecessor was killed. A client that hears that the merge is done
-    /// may delete the COW.
+    /// Everything is merged in the page cache and nothing on the disk: a predecessor was killed. A client that gets the reply that the
+    /// merge is done may delete the COW.
     /// </summary>
     [RootTheory]
     [InlineData("ext4", "merge")]
@@ -362,8 +363,8 @@ public sealed class PublicationPowerCutTests : IDisposable
     }
 
     /// <summary>
-    /// Learns in one of the ways that everything is merged, and cuts the power at once. <paramref name="merges"/>: requests the merge
-    /// first.
+    /// Gets the report that everything is merged, in the given way, and cuts the power immediately. Requests the merge first if
+    /// <paramref name="merges"/> is true.
     /// </summary>
     private void Tell(string way, bool merges = false)
     {
@@ -441,7 +442,7 @@ public sealed class PublicationPowerCutTests : IDisposable
 
     private void IsMerged()
     {
-        Assert.True(AllIsThere, "what was said to be merged is not on the disk");
+        Assert.True(AllIsThere, "the merge was reported as done and is not on the disk");
         Assert.Contains("already merged", Done(Merge()).Output);
     }
 
@@ -528,7 +529,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     }
 
     /// <summary>
-    /// A power cut that proves itself: a new file and a change of an old one, neither of them flushed, are lost by it.
+    /// Cuts the power, and checks that the cut has lost a new file and a change of an old file, both unflushed.
     /// </summary>
     private void Cut()
     {

@@ -23,7 +23,7 @@ public sealed class ReservationTests : IDisposable
         _old = new byte[Blocks * CowOp.BlockSize];
         random.NextBytes(_old.AsSpan(0, 600 * CowOp.BlockSize));
         CowBuilder cow = new();
-        // A chain of copies, which goes through scratch, and Replaces into the second half, which is one hole.
+        // A chain of copies that goes through scratch, and Replaces into the second half of the base, which is one hole.
         for (uint i = 0; i < 599; i++) cow.Copy(i, i + 1);
         byte[] unit = new byte[CowOp.BlockSize];
         for (uint i = 600; i < Blocks; i++)
@@ -42,7 +42,7 @@ public sealed class ReservationTests : IDisposable
         Binary.Run("merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never");
 
     private static void Same(byte[] expected, string path) =>
-        Assert.True(expected.AsSpan().SequenceEqual(Unlocked.Read(path, expected.Length)), $"{path} is not what it should be");
+        Assert.True(expected.AsSpan().SequenceEqual(Unlocked.Read(path, expected.Length)), $"{path} has the wrong content");
 
     [RootTheory]
     [InlineData("base", "uring", false)]

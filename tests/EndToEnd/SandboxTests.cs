@@ -98,9 +98,9 @@ public sealed class SandboxTests(ITestOutputHelper output)
                     ["-s", "KILL", "30", .. prefix, s_refuse.Value, errno.ToString(CultureInfo.InvariantCulture),
                         number.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
                 if (!s_table.Contains(code) && !(code == 70 && name == ReturnFromSignal))
-                    wrong = code == KilledByLimit ? "hangs, or was killed" : "an exit code that is not in the table";
+                    wrong = code == KilledByLimit ? "hangs or was killed" : "the exit code is not documented";
                 // If write is refused, nothing can be printed to standard error.
-                else if (code != 0 && name != "write" && !Regex.IsMatch(error, "(?m)^snapuserd: ")) wrong = "no sentence";
+                else if (code != 0 && name != "write" && !Regex.IsMatch(error, "(?m)^snapuserd: ")) wrong = "no error message";
                 else if (code != 0 && verb.StartsWith("merge", StringComparison.Ordinal) && !Finishes())
                     wrong = "the next merge does not give the target";
                 if (code != 0) codes[$"{name} {code}"] = codes.GetValueOrDefault($"{name} {code}") + 1;
@@ -109,7 +109,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
                         $"{verb}: {name} answers {(errno == EPERM ? "EPERM" : "ENOSYS")}: {wrong} (exit code {code}: {error.Trim()})");
             }
         }
-        output.WriteLine($"{verb}: {tried} runs; not done without: {string.Join(", ", codes.Keys)}");
+        output.WriteLine($"{verb}: {tried} runs; calls that the verb needs: {string.Join(", ", codes.Keys)}");
         _folder.Dispose();
         Assert.True(failures.Count == 0, string.Join('\n', failures));
         Assert.True(tried > 20, $"only {tried} runs");
@@ -191,13 +191,13 @@ public sealed class SandboxTests(ITestOutputHelper output)
         string? wrong = (result.ExitCode, verb) switch
         {
             (not 0, "extract") => File.Exists(_folder["output"]) ? Is(_folder["output"], Golden.New) : null,
-            (not 0, "create") => File.Exists(_folder["output"]) && !IsRight(_folder["output"]) ? "there is an output" : null,
+            (not 0, "create") => File.Exists(_folder["output"]) && !IsRight(_folder["output"]) ? "a failed run left an output" : null,
             (not 0, _) => null,
             (_, "version") => result.Output.StartsWith("snapuserd ", StringComparison.Ordinal) ? null : "no version",
             (_, "help") => result.Output.Contains("--cow FILE", StringComparison.Ordinal) ? null : "no help",
-            (_, "inspect") => result.Output.Split('\n').Length > Golden.Row(Vector).MergeOps ? null : "not all ops",
+            (_, "inspect") => result.Output.Split('\n').Length > Golden.Row(Vector).MergeOps ? null : "not all ops are listed",
             (_, "extract") => Is(_folder["output"], Golden.New),
-            (_, "create") => IsRight(_folder["output"]) ? null : "the COW is not right",
+            (_, "create") => IsRight(_folder["output"]) ? null : "the COW is wrong",
             (_, "merge auto" or "merge sync" or "merge uring") => Is(_base, Golden.New),
             _ => null,
         };
@@ -259,13 +259,13 @@ public sealed class SandboxTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// Sends SIGTERM to the program that `timeout` runs, and to all processes below it. `timeout` would pass the signal on. Until its own
-    /// fork has returned, however, it would end itself instead, and the program would continue.
+    /// Sends SIGTERM to the program that `timeout` runs, and to all processes below it. A signal to `timeout` alone is not enough: before
+    /// its own fork has returned, `timeout` would end without passing the signal on, and the program would continue.
     /// </summary>
     private static void Terminate(Process timeout)
     {
         List<int> below = [];
-        // `timeout` has a child from shortly after its start until its end.
+        // Waits until `timeout` has started its child, which it has until its end.
         while (below.Count == 0 && !timeout.HasExited) AddChildren(timeout.Id, below);
         foreach (int id in below) _ = Libc.Kill(id, Libc.SIGTERM);
     }

@@ -109,7 +109,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
             codes.Add(result.ExitCode);
             GoesOn(files);
         }
-        // The limit takes effect, and sixteen are enough.
+        // The limit takes effect, and sixteen descriptors are enough.
         Assert.Equal([0, 71], codes.Order());
     }
 
@@ -245,8 +245,8 @@ public sealed class ScarcityTests(ITestOutputHelper output)
 
         public void Untouched()
         {
-            Assert.True(Golden.Old.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base was written to");
-            Assert.True(Golden.Cow(Vector).AsSpan().SequenceEqual(File.ReadAllBytes(_folder["cow"])), "the COW was written to");
+            Assert.True(Golden.Old.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base has changed");
+            Assert.True(Golden.Cow(Vector).AsSpan().SequenceEqual(File.ReadAllBytes(_folder["cow"])), "the COW has changed");
         }
 
         public void Dispose() => _folder.Dispose();

@@ -7,9 +7,9 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// COW, base and source on loop devices with logical sectors of 512, 4096 and 16,384 bytes, whose files are accessed directly and through
-/// the page cache. Where a sector is larger than a block, verbs that write are refused with 64 before they change a byte; verbs that read
-/// work.
+/// COW, base and source on loop devices with logical sectors of 512, 4096 and 16,384 bytes. The devices access their files with direct I/O
+/// or through the page cache. Where a sector is larger than a block, verbs that write are refused with 64 before they change a byte; verbs
+/// that read work.
 /// </summary>
 public sealed class SectorTests : IDisposable
 {
@@ -36,7 +36,7 @@ public sealed class SectorTests : IDisposable
         public LargeSectorFactAttribute()
         {
             if (Skip == null && !s_isLargePossible.Value)
-                Skip = $"this kernel makes no loop device with sectors of {Large} bytes, and the other tests here leave them out";
+                Skip = $"this kernel makes no loop device with sectors of {Large} bytes, and the other tests here skip that size";
         }
     }
 

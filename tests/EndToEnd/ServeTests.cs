@@ -69,7 +69,7 @@ public sealed class ServeTests : IDisposable
         _ = Libc.Kill(server.Id, SIGTERM);
         JsonElement closed = Line(server);
         Assert.Equal(("closed", 0), (Event(closed), closed.GetProperty("failed_reads").GetInt32()));
-        Assert.True(closed.GetProperty("reads").GetInt64() >= 2, "two copies take a read each at the least");
+        Assert.True(closed.GetProperty("reads").GetInt64() >= 2, "two copies need at least one read each");
         Assert.InRange(closed.GetProperty("worst_read_seconds").GetDouble(), 0.000_001, 60);
         Assert.Equal(0, End(server));
     }
@@ -112,7 +112,7 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void Ready_fd_gets_the_path_and_is_closed()
     {
-        // No other process has the pipe's write end, so reading to the end shows that the server has closed it.
+        // Only the server has the write end of the pipe, so the end of the input shows that the server has closed it.
         Process server = Kept(Binary.StartProgram("/bin/sh",
             ["-c", "exec \"$0\" \"$@\" --ready-fd 9 9>&1 2>/dev/null >/dev/null", Binary.Path, .. Arguments([])]));
         Assert.Equal(_socket + "\n", server.StandardOutput.ReadToEnd());
@@ -148,8 +148,8 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void Server_killed_anywhere_in_its_merge_and_restarted_serves_the_target_and_continues_the_merge()
     {
-        // With half of the memory, the server's merge makes slightly more or fewer calls than the plain merge; three quarters of the count
-        // are reached with certainty.
+        // The server's merge has half of the memory and makes slightly more or fewer calls than a plain merge. It always makes at least
+        // three quarters of that number.
         const int kills = 30;
         int calls = KillAt.Count(_cow, _base, "sync");
         for (int kill = 1; kill <= kills; kill++)
@@ -183,7 +183,7 @@ public sealed class ServeTests : IDisposable
         BinaryResult result = Binary.Run([.. arguments, "--cow", _cow, "--base", _base]);
         Assert.True(result.ExitCode == code, result.ToString());
         Assert.Contains(word, result.Error);
-        // One message only: an invalid command line is refused before anything is tried, which would print messages of its own.
+        // Only one message: an invalid command line is refused before any action that would print further messages.
         Assert.Single(result.Error.TrimEnd().Split('\n'));
         Assert.Empty(result.Output);
         Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_cow));

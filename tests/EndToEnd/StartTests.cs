@@ -125,8 +125,7 @@ public sealed class StartTests
             if (result.ExitCode != 0) Assert.Equal(0, files.Run([Binary.Path], "merge --cow COW --base BASE --progress never").ExitCode);
             files.IsTarget();
         }
-        // The limit takes effect. Four are enough for this program's threads: main, finalizer, one worker, and one of the kernel's or
-        // another worker.
+        // The limit takes effect. Four tasks are enough: main thread, finalizer, one worker, and one kernel thread or another worker.
         Assert.Equal(71, codes[0]);
         Assert.All(codes[3..], code => Assert.Equal(0, code));
     }

@@ -237,7 +237,7 @@ public sealed class StorageTests : IDisposable
     [Fact]
     public void Cow_that_gets_the_name_while_the_old_one_is_being_locked_is_merged()
     {
-        // The merge is held at its first lock, that of the COW, until a new COW has the name; the old COW stays intact.
+        // The merge is held at its first lock, that of the COW, until a new COW has the name. The old COW must stay unchanged.
         File.Copy(_cow, _folder["next"]);
         using Process merge = KillAt.Hold(1, "flock", "merge", "--cow", _cow, "--base", _base, "--progress", "never");
         LoopDevice.Call("ln", _cow, _folder["kept"]);

@@ -110,7 +110,7 @@ public sealed class StreamTests : IDisposable
         Assert.Equal((73, "snapuserd: extract: --output -: standard output is closed\n"), (closed.ExitCode, closed.Error));
         RawResult reading = _shell.Run("$P extract --cow cow --base base --output - 1<new");
         Assert.Equal((73, "snapuserd: extract: --output -: standard output is open for reading only\n"), (reading.ExitCode, reading.Error));
-        // The devices do not matter: nothing has been opened.
+        // The check comes before any file is opened, so these files need not exist.
         Assert.Equal(73, _shell.Run("$P extract --cow nothing --base nothing --output - >&-").ExitCode);
     }
 
@@ -168,7 +168,7 @@ public sealed class StreamTests : IDisposable
     public void Signal_while_the_reader_is_stalled_is_75()
     {
         using Process process = Binary.Start("extract", "--cow", _shell["cow"], "--base", _shell["base"], "--output", "-");
-        // Once one byte has arrived, signals are handled as stop requests. A pipe cannot hold the rest of the output.
+        // After the first byte has arrived, signals are handled as stop requests. The rest of the output does not fit into the pipe.
         Assert.NotEqual(-1, process.StandardOutput.BaseStream.ReadByte());
         Assert.Equal(0, Libc.Kill(process.Id, 15));
         Assert.True(process.WaitForExit(60_000));

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`serve --supervise`, as far as it gets without a ublk driver; the guest test kills servers.</summary>
+/// <summary>`serve --supervise` on systems without a ublk driver; the guest test kills servers.</summary>
 public sealed class SuperviseTests
 {
     [Theory]
@@ -35,7 +35,7 @@ public sealed class SuperviseTests
             "serve", "--cow", cow, "--base", folder["base"], "--device", "ublk", "--name", "ublkb7", "--supervise",
         ];
 
-        // The server opened the named files, in the root that it was given.
+        // The server opened the named files in the given root.
         File.WriteAllText(folder["no-cow"], "no cow");
         BinaryResult result = Binary.Run(Options(folder["no-cow"]));
         Assert.Equal(65, result.ExitCode);
@@ -60,7 +60,7 @@ public sealed class SuperviseTests
         Assert.DoesNotContain("are lost if", result.Error, StringComparison.Ordinal);
         Assert.Contains("SNAPUSERD_NAME=ublkb7", File.ReadAllText(log), StringComparison.Ordinal);
         Match given = Regex.Match(File.ReadAllText(log), "SNAPUSERD_REQUESTS=([0-9]+)");
-        Assert.True(given.Success, "the server is told nothing");
+        Assert.True(given.Success, "the server does not inherit a descriptor for its requests");
         // The record exists and contains no request.
         Assert.Contains($"pread64({given.Groups[1].Value}, \"\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\", 10, 0) = 10", File.ReadAllText(log),
             StringComparison.Ordinal);

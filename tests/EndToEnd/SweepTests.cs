@@ -52,8 +52,7 @@ public sealed class SweepOfPlainCallsTests(ITestOutputHelper output)
 }
 
 /// <summary>
-/// One sweep. A killed run's calls on two files determine the state that it leaves. Each state is resumed once with each kind of queue that
-/// is due.
+/// One sweep. A killed run's calls on COW and base determine the state that it leaves. Each state is resumed once with each kind of queue.
 /// </summary>
 file sealed class Sweep
 {
@@ -118,7 +117,7 @@ file sealed class Sweep
         {
             Put(folder, _cow, _old);
             BinaryResult result = KillAt.Merge(when, folder["cow"], folder["base"], "sync");
-            Assert.True(result.ExitCode == 137, $"no call of the merge lies inside of the second window: {result}");
+            Assert.True(result.ExitCode == 137, $"no call of the merge lies inside the second window: {result}");
             byte[] cow = File.ReadAllBytes(folder["cow"]), image = File.ReadAllBytes(folder["base"]);
             if (State(cow) is not { Count: > 0, State: 2 }) continue;
             claimed ??= image;

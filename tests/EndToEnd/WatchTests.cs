@@ -174,7 +174,7 @@ public sealed class WatchTests : IDisposable
                 if (Directory.Exists(_folder[name])) Directory.Delete(_folder[name], recursive: true);
             BinaryResult result = Binary.RunProgram("unshare", ["-m", "sh", "-c", script, "sh", Binary.Path, _folder.Path, $"{columns}"]);
             Assert.True(result.Output.EndsWith("watch 0\n", StringComparison.Ordinal), result.ToString());
-            // The display is redrawn repeatedly: two lines, then up one line, and everything below is erased.
+            // A redraw begins by erasing one line, or by moving up one line and erasing everything below if the display has two lines.
             string[] drawings = Regex.Split(result.Output.Replace("\r\r\n", "\r\n", StringComparison.Ordinal), @"\r(?:\e\[K|\e\[1A\e\[J)");
             Assert.True(drawings.Length > 3, result.ToString());
             foreach (string drawing in drawings[..^1])

@@ -5,7 +5,7 @@ namespace Snapuserd.Tests.Support;
 /// <summary>Measures the managed memory that a piece of code allocates.</summary>
 public static class Allocations
 {
-    // A garbage collection every few milliseconds would have to hit every one of these runs to spoil the result.
+    // With this many runs, at least one is not disturbed by a garbage collection, even with a collection every few milliseconds.
     private const int Runs = 20;
 
     /// <summary>

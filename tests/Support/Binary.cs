@@ -20,7 +20,8 @@ public sealed record BinaryResult(int ExitCode, string Output, string Error)
 /// </summary>
 public static class Binary
 {
-    // No call here takes longer than a second, or about ten seconds in an emulator. A hang must end the test before CI's own time limit.
+    // No run takes longer than a second, or about ten seconds in an emulator. A run that hangs must fail its test before CI's own time
+    // limit.
     private static readonly TimeSpan s_limit =
         TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
 
@@ -31,7 +32,9 @@ public static class Binary
     /// <summary>The folder with the solution, found by walking up from the test binary.</summary>
     public static string Root { get; } = FindRoot();
 
-    /// <summary>The program. For another architecture than this machine's: a script that runs it in an emulator (tests/Emulated).</summary>
+    /// <summary>
+    /// The program; if it is for another architecture than this machine's, a script that runs it in an emulator (tests/Emulated).
+    /// </summary>
     public static string Path => s_path.Value;
 
     /// <summary>The file that the compiler produced: the program itself, even where <see cref="Path"/> is the script.</summary>
@@ -66,8 +69,8 @@ public static class Binary
     public static Process Start(params string[] arguments) => StartProgram(Path, arguments);
 
     /// <summary>
-    /// Copies the binary in another process. This process forks on other threads at the same time. A forked child briefly holds the
-    /// descriptor of a file being written, and then executing that file fails (ETXTBSY).
+    /// Copies the binary in another process. This process forks on other threads at the same time. A forked child briefly holds every
+    /// descriptor of this process. If one of them is open for writing on the copy, executing the copy fails (ETXTBSY).
     /// </summary>
     public static void CopyTo(string path)
     {
@@ -91,7 +94,7 @@ public static class Binary
         // A child that outlives the program may still hold its streams open.
         if (!Task.WaitAll([output, error], s_limit))
             throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and a process that it "
-                + $"started still has its output after {s_limit}");
+                + $"started still holds its output open after {s_limit}");
         return new BinaryResult(process.ExitCode, output.Result, error.Result);
     }
 

@@ -3,7 +3,7 @@ using System.IO;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>Small programs in C that do to a process what it cannot do to itself.</summary>
+/// <summary>Compiles small C programs for actions that a process cannot perform on itself.</summary>
 public static class CProgram
 {
     /// <summary>Compiles NAME.c of a folder below tests with the machine's C compiler and returns the path of the program.</summary>

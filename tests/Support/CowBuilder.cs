@@ -14,8 +14,8 @@ namespace Snapuserd.Tests.Support;
 public sealed record BuiltOp(CowOpType Type, uint NewBlock = 0, ulong Source = 0, byte[]? Plain = null, uint[]? Blocks = null);
 
 /// <summary>
-/// A simple writer of v1, v2 and v3 COW files for tests, written from cow-format and independent of src/Cow. It writes what Android's
-/// writers would write (checked against their golden files). <see cref="Patch"/> can turn that into anything else.
+/// A simple writer of v1, v2 and v3 COW files for tests, written from cow-format and independent of src/Cow. Its files equal those of
+/// Android's writers (checked against their golden files). <see cref="Patch"/> can change the finished bytes.
 /// </summary>
 public sealed class CowBuilder
 {
@@ -36,7 +36,9 @@ public sealed class CowBuilder
     /// <summary>v3: max_compression_size in bytes.</summary>
     public int MaxUnitBytes { get; init; } = 64 * 1024;
 
-    /// <summary>v1 and v2: op slots per cluster, 0 for none. Default 0 for short files; Android's writer uses 1024 or 200.</summary>
+    /// <summary>
+    /// v1 and v2: op slots per cluster; 0 for no clusters, the default, which keeps files short. Android's writer uses 1024 or 200.
+    /// </summary>
     public int ClusterOps { get; init; }
 
     /// <summary>Scratch bytes, zero-filled; ignored in v1.</summary>
@@ -271,7 +273,7 @@ public sealed class CowBuilder
                 case CowOpType.Sequence:
                     continue;
                 case CowOpType.Label:
-                    // As Android does it, including stale slots and an unlimited count (cow-format §8.2).
+                    // Does the same as Android's writer, including stale slots and an unlimited count (cow-format §8.2).
                     points.RemoveAll(point => point.Label >= op.Source);
                     points.Add((op.Source, index));
                     resumeCount++;

@@ -25,7 +25,8 @@ public sealed class CutDisk : IDisposable
             "--filter=cache", "file", image, "cache=writeback", "cache-min-block-size=4096"]);
         try
         {
-            // The socket exists a moment before the server listens on it. The server writes its PID file after that.
+            // The socket exists before the server listens on it, so the socket does not show that the server is ready. The PID file does:
+            // it is written after that.
             Wait(() => File.Exists(_folder["pid"]), _server);
         }
         catch
@@ -60,7 +61,7 @@ public sealed class CutDisk : IDisposable
         End();
     }
 
-    /// <summary>An orderly shutdown: all writes reach the image first.</summary>
+    /// <summary>Shuts the disk down in order: all writes reach the image first.</summary>
     public void Dispose()
     {
         if (_ended) return;

@@ -40,7 +40,7 @@ public static class ForeignFiles
     public static (string What, string Remedy) Words(string name) =>
         s_all.Where(file => file.Name == name).Select(file => (file.What, file.Remedy)).Single();
 
-    /// <summary>Only the magic: what remains of a download that was cut off at once.</summary>
+    /// <summary>Only the magic, as in a download that was cut off immediately.</summary>
     public static byte[] Magic(string name)
     {
         (_, int offset, string magic, _, _) = s_all.Single(file => file.Name == name);

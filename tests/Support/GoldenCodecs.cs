@@ -10,9 +10,9 @@ using Xunit.Sdk;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// The codec versions that write the bytes of the golden files. Another version may compress the same content to other bytes, so these
-/// tests compare bytes only with the golden version. With any other version they are skipped, with the reason. With
-/// SNAPUSERD_GOLDEN_CODECS=required, as in CI, they always run. The decoded content is compared with every version.
+/// The codec versions that wrote the golden files. Another version may compress the same content to other bytes. So tests that compare
+/// compressed bytes run only with the golden version; with any other version they are skipped, with the reason. With
+/// SNAPUSERD_GOLDEN_CODECS=required, as in CI, they always run. Tests that compare decoded content run with every version.
 /// </summary>
 public static unsafe class GoldenCodecs
 {
@@ -30,7 +30,9 @@ public static unsafe class GoldenCodecs
     /// <summary>Why golden bytes of <paramref name="algorithm"/> are not compared on this machine; null if they are compared.</summary>
     public static string? WhyNot(CowCompression algorithm) => WhyNot(algorithm, Version(algorithm), Required);
 
-    /// <summary>The same for a library that reports version <paramref name="found"/>.</summary>
+    /// <summary>
+    /// Why golden bytes are not compared with a library that reports version <paramref name="found"/>; null if they are compared.
+    /// </summary>
     public static string? WhyNot(CowCompression algorithm, string found, bool required)
     {
         if (required || !s_golden.TryGetValue(algorithm, out (string Library, string Version) golden) || found == golden.Version)

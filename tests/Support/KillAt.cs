@@ -18,7 +18,7 @@ public static class KillAt
     public static BinaryResult Merge(int call, string cow, string target, string io) =>
         Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
 
-    /// <summary>The same, counting the calls of all threads. Their number can differ between runs.</summary>
+    /// <summary>As <see cref="Merge"/>, but counts the calls of all threads. Their number can differ between runs.</summary>
     public static BinaryResult MergeAtCallOfAnyThread(int call, string cow, string target, string io) =>
         Run($"all:{call}", cow, target, io);
 
@@ -48,8 +48,8 @@ public static class KillAt
 
     /// <summary>
     /// A command line that runs the program and sends it a signal at call <paramref name="call"/> of its main thread, counting only calls
-    /// named <paramref name="name"/>. The program has handled the signal when that call is made. For signals that the program handles, and
-    /// for calls that are made while all of its threads run.
+    /// named <paramref name="name"/>. The program has handled the signal when that call is made. Works for signals that the program
+    /// handles, and for calls after all of its threads have started.
     /// </summary>
     public static string[] SignalledAt(int signal, int call, string name, params string[] arguments) =>
     [
@@ -77,7 +77,7 @@ public static class KillAt
         "fdatasync" => 75,
         "rename" => 82,
         "io_uring_enter" => 426,
-        _ => throw new ArgumentOutOfRangeException(nameof(name), name, "add its number"),
+        _ => throw new ArgumentOutOfRangeException(nameof(name), name, "no number for this call; add it here"),
     };
 
     private static BinaryResult Run(string what, string cow, string target, string io) => Binary.RunProgram(s_killat.Value,

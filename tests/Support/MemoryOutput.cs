@@ -43,7 +43,7 @@ public sealed class MemoryOutput : ICowOutput
     /// <summary>All steps so far.</summary>
     public IReadOnlyList<Step> Steps => _steps;
 
-    /// <summary>A write that ends after this byte stores what fits and then fails, as on a full disk.</summary>
+    /// <summary>A write beyond this offset stores the bytes before it and then fails, as on a full disk.</summary>
     public long FailFrom { get; set; } = long.MaxValue;
 
     /// <summary>The content.</summary>
@@ -53,7 +53,7 @@ public sealed class MemoryOutput : ICowOutput
     public void Write(long offset, ReadOnlySpan<byte> bytes)
     {
         if (offset + bytes.Length > Capacity)
-            throw new InvalidOperationException($"{bytes.Length} bytes at {offset} of a device of {Capacity}");
+            throw new InvalidOperationException($"a write of {bytes.Length} bytes at {offset} exceeds the device's {Capacity} bytes");
         int fits = (int)Math.Clamp(FailFrom - offset, 0, bytes.Length);
         Put(offset, bytes[..fits]);
         if (fits < bytes.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: no space is left");

@@ -5,17 +5,18 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// The meaning of a COW in the simplest form: every op's result is computed from the untouched old image and written to its block. A valid
-/// merge order gives the same result (cow-format §9), because no op of it reads what an earlier op wrote. Independent of src/Cow.
+/// The meaning of a COW in the simplest form: every op's result is computed from the untouched old image and written to its block. A merge
+/// in a valid order gives the same result (cow-format §9), because no op reads data that an earlier op has overwritten. Independent of
+/// src/Cow.
 /// </summary>
 public static class NaiveMerger
 {
     /// <summary>
-    /// The merged image; as long as <paramref name="old"/>. Of several Replace and Zero ops for one block, the first counts.
+    /// The merged image; as long as <paramref name="old"/>. Of several Replace and Zero ops for one block, only the first has an effect.
     /// </summary>
     public static byte[] Merge(CowBuilder cow, byte[] old) => Merge(cow.Ops, old, old);
 
-    /// <summary>The same with separate source and base: unmapped blocks come from <paramref name="baseImage"/>.</summary>
+    /// <summary>The merged image for a separate source and base: blocks that no op writes come from <paramref name="baseImage"/>.</summary>
     public static byte[] Merge(IReadOnlyList<BuiltOp> ops, byte[] source, byte[] baseImage)
     {
         byte[] merged = (byte[])baseImage.Clone();

@@ -10,18 +10,18 @@ public enum OverlapVerdict
 {
     /// <summary>Some sequence of checkpoints and windows completes the merge, and each of them is safe against a crash.</summary>
     Mergeable,
-    /// <summary>The same, but some op without scratch overwrites what it reads itself.</summary>
+    /// <summary>As <see cref="Mergeable"/>, but at least one op without scratch overwrites data that it reads itself.</summary>
     WithUnsafeOps,
-    /// <summary>Every op can still be read, but no such sequence exists.</summary>
+    /// <summary>Every op's source is still intact, but no safe sequence of checkpoints and windows exists.</summary>
     NoWay,
     /// <summary>An op after the count reads what an op before the count has overwritten.</summary>
     SourceGone,
 }
 
 /// <summary>
-/// Rule 1 over sectors, by exhaustive search: which counts are reachable from a count. A step writes and counts one op, or a window of
-/// exactly the next min(W, run of ordered ops) ops. <paramref name="source"/> gives, for each sector of the source, its sector of the base;
-/// −1 for none. Independent of the product and not optimized.
+/// Applies rule 1 to sectors, by an exhaustive search of the counts that are reachable from a count. A step writes and counts one op, or a
+/// window of exactly the next min(W, run of ordered ops) ops. <paramref name="source"/> gives, for each sector of the source, its sector of
+/// the base; −1 for none. Independent of the product and not optimized.
 /// </summary>
 public sealed class NaiveOverlap
 {
@@ -51,7 +51,7 @@ public sealed class NaiveOverlap
                 long from = op.Type == CowOpType.Copy ? (long)op.Source * SectorsPerBlock * Sector : (long)op.Source;
                 for (long sector = from / Sector; sector * Sector < from + (SectorsPerBlock * Sector); sector++) reads.Add(source[sector]);
             }
-            // Of several ops for one block, only the first counts. A copy of storage onto itself changes nothing.
+            // Of several ops for one block, only the first has an effect. A copy of storage onto itself changes nothing.
             bool nothing = !met.Add(index) || (op.Type == CowOpType.Copy && reads.SequenceEqual(writes));
             _blocks.Add(op.NewBlock);
             _ordered.Add(ordered);

@@ -18,8 +18,8 @@ public static class ProcessMemory
     public static long Writable => Of("VmData:");
 
     /// <summary>
-    /// Bytes by which <paramref name="measure"/> grows while <paramref name="action"/> runs the given number of times. No finalizer runs
-    /// meanwhile.
+    /// Bytes by which <paramref name="measure"/> grows while <paramref name="action"/> runs the given number of times. Prevents garbage
+    /// collections, and thus finalizers, meanwhile.
     /// </summary>
     public static long Growth(Func<long> measure, int times, Action action)
     {

@@ -12,7 +12,7 @@ public class RootFactAttribute : FactAttribute
     }
 }
 
-/// <summary>The same for a test with data.</summary>
+/// <summary>A test with data that needs root, because it makes loop devices or mounts; skipped for other users.</summary>
 public sealed class RootTheoryAttribute : TheoryAttribute
 {
     public RootTheoryAttribute()

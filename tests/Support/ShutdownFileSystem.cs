@@ -10,7 +10,7 @@ namespace Snapuserd.Tests.Support;
 /// A file system on a loop device, in a separate mount namespace, whose power can be cut; needs root. <see cref="CutPower"/> shuts it down
 /// without flushing its log (FS_IOC_SHUTDOWN with NOLOGFLUSH; the default would flush everything first) and mounts it again. Everything
 /// that no call flushed is lost. Here ext4 does not commit by time for minutes, and does not flush files that are closed after a truncation
-/// or renamed over another file (noauto_da_alloc). XFS does neither.
+/// or renamed over another file (noauto_da_alloc). XFS does neither by default.
 /// </summary>
 public sealed class ShutdownFileSystem : IDisposable
 {
@@ -18,9 +18,9 @@ public sealed class ShutdownFileSystem : IDisposable
     private const uint ShutdownRequest = 0x8004587d, NoLogFlush = 2;
 
     /// <summary>
-    /// Mounts and unmounts on commands from its standard input, and unmounts at end of input. The loop device stays attached in between:
-    /// with autoclear, any program that scans all devices could hold it open for a moment. For the same reason an unmount may have to wait.
-    /// A file system that is shut down fails every query of its root, so the script reads the mount table.
+    /// Mounts and unmounts on commands from its standard input, and unmounts at end of input. The loop device stays attached in between,
+    /// because with autoclear a program that scans all devices could open it at that moment and keep it. For the same reason an unmount may
+    /// have to wait. A file system that is shut down fails every query of its root, so the script reads the mount table.
     /// </summary>
     private const string Script = """
         loop=$(losetup --find --show "$1") || exit 1

@@ -29,7 +29,7 @@ public sealed class SimulatedPages : SystemMemory
     public SimulatedPages(int page) : base(page)
     {
         if (page % Sizes.SystemPage != 0)
-            throw new ArgumentOutOfRangeException(nameof(page), $"{page} on a machine with pages of {Sizes.SystemPage}");
+            throw new ArgumentOutOfRangeException(nameof(page), $"{page} is not a multiple of this machine's page size {Sizes.SystemPage}");
     }
 
     /// <summary>The page sizes that kernels are built for.</summary>
@@ -64,7 +64,7 @@ public sealed class SimulatedPages : SystemMemory
                 Bytes(address, RoundUp(length)).Clear();
                 mapping.Unmapped = address == mapping.Start && RoundUp(length) == mapping.Length;
                 if (!mapping.Unmapped || !Neighbours(mapping, fill: false))
-                    throw new InvalidOperationException($"munmap of {length} bytes of a mapping of {mapping.Length}");
+                    throw new InvalidOperationException($"munmap of {length} bytes, but the mapping has {mapping.Length}");
                 _ = base.Unmap(mapping.Whole, mapping.WholeLength);
                 return 0;
             }

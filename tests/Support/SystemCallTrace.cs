@@ -81,8 +81,8 @@ public sealed record TracedCall(int Thread, string Name, string Arguments, strin
 }
 
 /// <summary>
-/// The system calls of a program and its children as strace(1) reports them, descriptors with their paths. The trace contains plain calls
-/// only, no I/O over a ring.
+/// The system calls of a program and its children as strace(1) reports them, descriptors with their paths. The trace contains only system
+/// calls, no I/O over a ring.
 /// </summary>
 public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
 {
@@ -148,9 +148,9 @@ public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
     /// Fails unless <paramref name="path"/> is durable before <paramref name="publishing"/>: a flush of it ended before that call, and no
     /// write to it came between the flush's begin and that call. Returns the flush.
     /// <para>
-    /// A rename gives the name to another file. The flush must then be one of that file: under the old name, ended before the rename
-    /// begins, or under the new name, begun after the rename has ended. Writes under either name count. The name itself is not checked: it
-    /// needs a flush of the folder (<see cref="IsNamed"/>).
+    /// A rename gives the name to another file. The flush must then be a flush of that file. Under the old name it must end before the
+    /// rename begins; under the new name it must begin after the rename has ended. Writes under both names are checked. The name itself is
+    /// not checked: it needs a flush of the folder (<see cref="IsNamed"/>).
     /// </para>
     /// </summary>
     public TracedCall IsDurable(string path, TracedCall publishing)
@@ -158,7 +158,8 @@ public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
         TracedCall? flush = null;
         HashSet<string> names = [];
         string? name = path;
-        // From the last name back to the first. A flush under a name must lie between the rename to that name and the rename from it.
+        // Follows the renames backwards, from the last name to the first. A flush under a name must lie between the rename to that name and
+        // the rename from it.
         for (int end = publishing.Begin; name != null && flush == null;)
         {
             _ = names.Add(name);
@@ -174,8 +175,8 @@ public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
 
     /// <summary>
     /// Fails unless a rename gave <paramref name="path"/> a file that was already durable under its old name, and the name is durable
-    /// before <paramref name="publishing"/>. For that, a flush of the folder began after the rename and ended before that call. Returns the
-    /// rename.
+    /// before <paramref name="publishing"/>. For the name to be durable, a flush of the folder must begin after the rename and end before
+    /// <paramref name="publishing"/>. Returns the rename.
     /// </summary>
     public TracedCall IsNamed(string path, TracedCall publishing)
     {

@@ -16,7 +16,9 @@ public sealed class TmpFs : IDisposable
 
     private TmpFs(string type) => LoopDevice.Call("mount", "-t", type, type, _folder.Path);
 
-    /// <summary>A file system that has no fallocate(2) and counts no blocks. The program does not know how it reports holes.</summary>
+    /// <summary>
+    /// A file system that has no fallocate(2) and counts no blocks. The program has no rule for how this file system reports holes.
+    /// </summary>
     public static TmpFs WithoutHoles() => new("ramfs");
 
     /// <summary>The path of a file in it.</summary>

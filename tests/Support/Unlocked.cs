@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// Reads files without the lock that .NET takes on files it reads. The kernel tears down a ring asynchronously, and until then the lock of
-/// a killed merge still exists.
+/// Reads files without the lock that .NET takes on files it reads. The kernel tears down the ring of a killed merge asynchronously, and
+/// until then the merge's lock still exists and would block .NET's.
 /// </summary>
 public static class Unlocked
 {
@@ -45,12 +45,13 @@ public static class Unlocked
         int fd = Open(path), locked;
         do locked = Libc.Flock(fd, Libc.LOCK_EX);
         while (locked == -Errno.EINTR);
-        return locked == 0 ? fd : throw new InvalidOperationException($"{path}: flock answers {locked}");
+        return locked == 0 ? fd : throw new InvalidOperationException($"{path}: flock returns {locked}");
     }
 
     private static void CloseSettled(int fd)
     {
-        // Closing alone is not enough: a process that another test is starting also has the descriptor until its exec.
+        // Unlocks explicitly, because closing is not enough: a process that another test is starting also has the descriptor until its
+        // exec.
         _ = Libc.Flock(fd, Libc.LOCK_UN);
         _ = Libc.Close(fd);
     }
@@ -67,7 +68,7 @@ public static class Unlocked
         for (int read = 0; read < count;)
         {
             nint now = Libc.PRead(fd, bytes.AsSpan(read), read);
-            if (now <= 0) throw new InvalidOperationException($"{path}: a read at {read} answers {now}");
+            if (now <= 0) throw new InvalidOperationException($"{path}: a read at {read} returns {now}");
             read += (int)now;
         }
         return bytes;

@@ -5,14 +5,14 @@ using System.Linq;
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
-/// Runs a <see cref="MemoryProgram"/> in every order that the memory model allows, and reports a bad end if there is one.
+/// Runs a <see cref="MemoryProgram"/> in every order that the memory model allows, and reports a bad final state if one is reachable.
 /// <para>
 /// The model is the weaker of the .NET memory model (dotnet/runtime, docs/design/specs/Memory-model.md) and ARMv8. Memory is one array: a
-/// store becomes visible to all threads at once (multi-copy atomic). Each step runs any instruction of any thread that no earlier
-/// instruction of its own thread holds back. An earlier instruction holds a later one back for one of these reasons:
+/// store becomes visible to all threads at once (multi-copy atomic). Each step runs any instruction of any thread, unless an earlier
+/// instruction of the same thread holds it back. An earlier instruction holds a later one back for one of these reasons:
 /// </para>
 /// <list type="bullet">
-/// <item>Acquire: later instructions run after it. Release: it runs after all earlier ones. A full fence or update is both.</item>
+/// <item>The earlier one is an acquire, or the later one is a release. A full fence or update is both.</item>
 /// <item>A load with the order of C's seq_cst runs after every earlier release. A plain acquire may run before it.</item>
 /// <item>The later instruction needs a value or an address that the earlier one gives.</item>
 /// <item>Both access one location. A load takes the value of its own thread's pending store, as from a store buffer.</item>
@@ -30,7 +30,7 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 /// </summary>
 internal sealed class Explorer
 {
-    /// <summary>Limit on the number of states. No model reaches it; one that does would make the tests slow.</summary>
+    /// <summary>Limit on the number of states. No model reaches it; a model that does is too slow for a test.</summary>
     private const int MostStates = 4_000_000;
 
     private readonly MemoryProgram _program;
@@ -88,10 +88,10 @@ internal sealed class Explorer
         }
     }
 
-    /// <summary>The steps that lead to a bad end, one per line; null if no order does.</summary>
+    /// <summary>The steps that lead to a bad final state, one per line; null if no order does.</summary>
     internal static string? FindBad(MemoryProgram program) => FindBad(program, out _);
 
-    /// <summary>The same, with the number of states visited.</summary>
+    /// <summary>As <see cref="FindBad(MemoryProgram)"/>, and returns the number of states visited.</summary>
     internal static string? FindBad(MemoryProgram program, out int states)
     {
         Explorer explorer = new(program);
@@ -116,7 +116,7 @@ internal sealed class Explorer
                 if (state.IsDone(t, i)) continue;
                 foreach (Way way in Ways(state, t, i))
                 {
-                    // A thread that can only guess sleeps for ever: the instruction that decides the branch comes earlier and never runs.
+                    // A thread that can only guess sleeps for ever, because an earlier instruction decides the branch and never runs.
                     ended &= way.IsGuess;
                     State next = state.Copy();
                     next.Skipped[t] |= way.Skipped;

@@ -7,7 +7,7 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 /// <summary>
 /// The explorer against the classic litmus tests, whose answers for ARMv8 are published (Pulte et al., "Simplifying ARM Concurrency", POPL
 /// 2018; herd's aarch64.cat), and against variants around branches, derived from the same rules. Each test names an outcome; the explorer
-/// must find it exactly where the model allows it.
+/// must find it if and only if the model allows it.
 /// </summary>
 public sealed class LitmusTests
 {
@@ -49,7 +49,7 @@ public sealed class LitmusTests
         ["lost update"] = (false, () => Counter(atomic: true)),
         ["lost update without atomicity"] = (true, () => Counter(atomic: false)),
         ["release then plain store"] = (true, StoreAfterRelease),
-        ["a sleeper without a ring"] = (true, Sleepers),
+        ["a sleeper without a signal"] = (true, Sleepers),
         ["a sleeper before a branch"] = (true, () => SleeperBeforeBranch(guessed: false)),
         ["a sleeper before a branch, with a guess"] = (false, () => SleeperBeforeBranch(guessed: true)),
         ["MP+fence+update that is left out"] =
@@ -77,8 +77,8 @@ public sealed class LitmusTests
         (bool allowed, Func<MemoryProgram> make) = s_tests[name];
         string? found = Explorer.FindBad(make(), out int states);
         Assert.True(states > 1, "nothing was explored");
-        Assert.True(!allowed || found != null, $"{name} is allowed, but no order shows it");
-        Assert.True(allowed || found == null, $"{name} is forbidden, but shown by\n{found}");
+        Assert.True(!allowed || found != null, $"{name} is allowed, but no order leads to it");
+        Assert.True(allowed || found == null, $"{name} is forbidden, but this order leads to it\n{found}");
     }
 
     private static MemoryProgram Message(Order write, Order read, bool fence = false)

@@ -150,7 +150,7 @@ internal sealed class ThreadProgram
     }
 
     /// <summary>
-    /// Sleeps until the location is not 0, then sets it to 0, as a read of an eventfd does. The model relies on no order of the kernel's.
+    /// Sleeps until the location is not 0, then sets it to 0, as a read of an eventfd does. The model assumes no ordering by the kernel.
     /// </summary>
     internal Register Sleep(Location eventfd) => Update([eventfd], null, _ => 0, Order.Plain, value => value != 0);
 

@@ -3,7 +3,9 @@ using System.Collections.Generic;
 
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
-/// <summary>Gives a model its barriers, all but one if a name is given. The test then shows what that barrier is for.</summary>
+/// <summary>
+/// Gives a model its barriers, without the one named <c>removed</c> if given. A test can then check that the barrier is needed.
+/// </summary>
 internal sealed class Barriers(string? removed = null)
 {
     private readonly List<string> _names = [];
@@ -54,8 +56,8 @@ internal sealed record Protocol
     internal (string File, string Field, string[] PlainUses)[] Fields { get; init; } = [];
 
     /// <summary>
-    /// Members that run only under a lock which their callers take: file, name, and how often the file declares or calls the member. A new
-    /// caller fails the test until its lock is among the <see cref="Sources"/>.
+    /// Members that run only under a lock of their callers: file, name, and how often the file declares or calls the member. A new caller
+    /// fails the test until its lock is among the <see cref="Sources"/>.
     /// </summary>
     internal (string File, string Member, int Times)[] Mentions { get; init; } = [];
 

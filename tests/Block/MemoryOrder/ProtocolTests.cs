@@ -10,8 +10,8 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
 /// The lock-free protocols hold under every order that the memory model allows. Each of their barriers is needed, or has a stated reason;
-/// docs/memory-order.md lists them. A stress test would prove nothing here: an x86 machine orders more than arm64, also when it emulates
-/// arm64.
+/// docs/memory-order.md lists them. A stress test would prove nothing here, because an x86 machine orders more than arm64 does, even when
+/// it emulates arm64.
 /// </summary>
 public sealed class ProtocolTests
 {
@@ -88,7 +88,7 @@ public sealed class ProtocolTests
         Protocol protocol = Find(name);
         string? found = Explorer.FindBad(protocol.Make(new Barriers(barrier)));
         bool needed = !protocol.NotNeeded.ContainsKey(barrier);
-        Assert.True(needed == (found != null), needed ? "no order shows a fault" : $"it is needed after all:\n{found}");
+        Assert.True(needed == (found != null), needed ? "the model holds without the barrier" : $"the barrier is needed, but listed as not needed:\n{found}");
     }
 
     [Fact]
@@ -98,7 +98,8 @@ public sealed class ProtocolTests
     }
 
     /// <summary>
-    /// A release store is not enough where a thread clears a flag and then looks for work: the look may run before the store.
+    /// A release store is not enough for a thread that clears a flag and then looks for work: the load of the work may run before the
+    /// store.
     /// </summary>
     [Fact]
     public void A_signal_that_is_taken_by_a_volatile_write_is_lost()
@@ -118,7 +119,7 @@ public sealed class ProtocolTests
             foreach (string pattern in source.Patterns)
             {
                 Match match = new Regex(pattern, RegexOptions.Singleline).Match(text, at);
-                Assert.True(match.Success, $"{source.File}: {source.Member} has no {pattern} any more, or not at this place:\n{text}");
+                Assert.True(match.Success, $"{source.File}: {source.Member} does not have {pattern} after the preceding patterns:\n{text}");
                 at = match.Index + match.Length;
             }
         }
@@ -142,7 +143,7 @@ public sealed class ProtocolTests
                 bool known = Array.Exists(plainUses, plain => Regex.IsMatch(code, plain));
                 Assert.True(known, $"{file} uses {field} without a barrier: {line.Trim()}");
             }
-            Assert.True(uses >= 1, $"{file} has {uses} uses of {field} with a barrier: is that still its name?");
+            Assert.True(uses >= 1, $"{file} has {uses} uses of {field} with a barrier: was the field renamed?");
         }
     }
 
@@ -176,8 +177,8 @@ public sealed class ProtocolTests
         }
         string[] differing = [.. found.Keys.Union(s_barriers.Keys)
             .Where(path => found.GetValueOrDefault(path) != s_barriers.GetValueOrDefault(path))
-            .Select(path => $"{path}: {found.GetValueOrDefault(path)} uses, {s_barriers.GetValueOrDefault(path)} are counted here")];
-        Assert.True(differing.Length == 0, "list these in docs/memory-order.md, then here:\n" + string.Join('\n', differing));
+            .Select(path => $"{path}: {found.GetValueOrDefault(path)} uses, {s_barriers.GetValueOrDefault(path)} in this table")];
+        Assert.True(differing.Length == 0, "describe these uses in docs/memory-order.md, then correct this table:\n" + string.Join('\n', differing));
     }
 
     [Theory]

@@ -591,8 +591,8 @@ internal static class Protocols
 
     /// <summary>
     /// Two threads open the folder, find that it is not the kernel's own, and agree on one descriptor. A third thread reads the result.
-    /// Without "one word", the model has two fields, as earlier code did: one opener could store "genuine" for a moment when the other had
-    /// already published the descriptor.
+    /// Without "one word", the model has two fields, as earlier code did: for a moment, one opener could store "genuine" after the other
+    /// had already published the descriptor.
     /// </summary>
     private static MemoryProgram KernelFolder(Barriers b)
     {
