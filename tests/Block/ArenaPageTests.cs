@@ -16,7 +16,7 @@ public sealed class ArenaPageTests
 
     [Theory]
     [MemberData(nameof(Pages))]
-    public void Slices_of_blocks_are_forgotten_without_a_byte_of_their_neighbours(int page)
+    public void Forgetting_slices_of_blocks_does_not_change_their_neighbours(int page)
     {
         const int seed = 14;
         Random random = new(seed);
@@ -75,7 +75,7 @@ public sealed class ArenaPageTests
 
     [Theory]
     [MemberData(nameof(Pages))]
-    public void Memory_of_any_length_is_mapped_and_unmapped_without_its_neighbours(int page)
+    public void Mapping_and_unmapping_memory_of_any_length_does_not_change_its_neighbours(int page)
     {
         SimulatedPages pages = new(page);
         int[] lengths = [1, Sizes.Block, page - 1, page, page + 1, (5 * page) + Sizes.Block];
@@ -101,7 +101,7 @@ public sealed class ArenaPageTests
     }
 
     [Fact]
-    public void Page_is_the_running_kernels_and_memory_consists_of_it()
+    public void Page_size_is_that_of_the_running_kernel_and_memory_is_whole_pages()
     {
         Assert.Equal(Environment.SystemPageSize, Sizes.SystemPage);
         Assert.Equal(Sizes.SystemPage, SystemMemory.Own.Page);
@@ -110,7 +110,7 @@ public sealed class ArenaPageTests
     }
 
     [Fact]
-    public void Simulated_kernel_refuses_and_rounds_as_a_real_one()
+    public void Simulated_kernel_refuses_and_rounds_like_a_real_one()
     {
         // The real system memory, with this machine's page size.
         Check(SystemMemory.Own, Sizes.SystemPage);

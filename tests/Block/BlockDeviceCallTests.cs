@@ -46,7 +46,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [InlineData(Errno.ENOMEM, ExitCode.OutOfResources, "ENOMEM")]
     [InlineData(Errno.EINVAL, ExitCode.Usage, "it is not a valid path (EINVAL)")]
     [InlineData(Errno.EIO, ExitCode.InputOutput, "EIO")]
-    public void Refused_open_has_its_exit_code_and_says_why(int errno, ExitCode code, string why)
+    public void Refused_open_has_its_exit_code_and_reason(int errno, ExitCode code, string why)
     {
         foreach (DeviceAccess access in (DeviceAccess[])[DeviceAccess.Read, DeviceAccess.Write])
         {
@@ -64,7 +64,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [Theory]
     [InlineData(99, true)]
     [InlineData(100, false)]
-    public void Device_that_is_in_use_is_asked_for_a_hundred_times(int busy, bool opened)
+    public void Open_of_a_device_in_use_is_repeated_a_hundred_times(int busy, bool opened)
     {
         int asked = 0, waits = 0;
         void Open() => Answering([SYS_openat, SYS_poll], call =>
@@ -84,7 +84,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [Theory]
     [InlineData(4, true)]
     [InlineData(5, false)]
-    public void Path_that_leads_elsewhere_each_time_is_given_up_after_five_times(int moves, bool opened)
+    public void Path_that_changes_its_target_at_each_attempt_is_refused_after_five_attempts(int moves, bool opened)
     {
         int asked = 0;
         void Open() => Answering([SYS_statx], call =>
@@ -205,7 +205,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [InlineData(true, 8192, 512, false)]
     [InlineData(true, 512, 8192, false)]
     [InlineData(false, 7, 9, true)]
-    public void File_is_read_directly_with_the_alignment_that_its_system_tells(bool told, int granule, int memory, bool direct) =>
+    public void File_is_read_directly_with_the_alignment_that_its_file_system_reports(bool told, int granule, int memory, bool direct) =>
         Answering([SYS_statx], call =>
         {
             if (((uint)call[3] & Libc.STATX_DIOALIGN) == 0) return null;
@@ -244,7 +244,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     }
 
     [RootFact]
-    public void Device_whose_locks_are_kept_is_free_for_other_programs_and_not_for_ours()
+    public void Device_whose_locks_are_kept_is_free_for_other_programs_and_in_use_for_snapuserd()
     {
         BlockDevice device = BlockDevice.Open(_folder["f"], Alone);
         int copy = Libc.Fcntl(device.Fd, 0, 0);
@@ -265,7 +265,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     }
 
     [RootFact]
-    public void Hold_is_given_up_also_where_the_path_leads_elsewhere_by_now()
+    public void Hold_is_given_up_even_if_the_path_leads_elsewhere_now()
     {
         using LoopDevice loop = new(_folder["f"]);
         Write("other", 512);
@@ -316,7 +316,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [InlineData(Errno.ENOSPC, ExitCode.OutOfResources)]
     [InlineData(Errno.EIO, ExitCode.Permission)]
     [InlineData(Errno.ELOOP, ExitCode.Permission)]
-    public void Lock_file_that_cannot_be_had_is_done_without_only_where_others_have_none_either(int errno, ExitCode? code)
+    public void Missing_lock_file_is_tolerated_only_if_other_processes_cannot_have_one_either(int errno, ExitCode? code)
     {
         void Open() => Answering([SYS_openat], call => call.Text(1).StartsWith("file-", StringComparison.Ordinal) ? -errno : null,
             () => BlockDevice.Open(_folder["f"], Alone).Dispose());
@@ -329,7 +329,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [InlineData(0u, 0x41c8, false)]
     [InlineData(0u, 0x41c1, false)]
     [InlineData(7u, 0x41c0, false)]
-    public void Folder_of_locks_is_used_only_if_it_is_roots_own(uint user, int mode, bool used)
+    public void Folder_of_locks_is_used_only_if_it_belongs_to_root_alone(uint user, int mode, bool used)
     {
         int folder = -1;
         void Open() => Answering([SYS_openat, SYS_statx], call =>
@@ -352,7 +352,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     }
 
     [RootFact]
-    public void Lock_file_that_its_last_holder_removes_meanwhile_is_made_again()
+    public void Lock_file_that_its_last_holder_removes_meanwhile_is_recreated()
     {
         List<int> made = [];
         int named = 0;

@@ -102,7 +102,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     private static bool IsPath(int fd, string path) => new FileInfo($"/proc/self/fd/{fd}").LinkTarget == path;
 
     [Fact]
-    public void Device_that_is_opened_for_writing_and_says_that_it_is_read_only_is_77()
+    public void Device_that_opens_for_writing_but_reports_itself_as_read_only_is_77()
     {
         Disk disk = new(_folder["f"]) { ReadOnly = 1 };
         SnapuserdException refused = Refused(disk, () => BlockDevice.Open(_folder["f"], DeviceAccess.Write).Dispose());
@@ -117,7 +117,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [InlineData(4096, false)]
     [InlineData(4097, true)]
     [InlineData(8192, true)]
-    public void Sector_is_at_most_a_block_where_blocks_are_written(int sector, bool tooLarge)
+    public void Devices_for_writing_have_sectors_of_at_most_a_block(int sector, bool tooLarge)
     {
         Disk disk = new(_folder["f"]) { Sector = sector };
         disk.Run(() =>
@@ -138,7 +138,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [InlineData(Libc.BLKGETSIZE64)]
     [InlineData(Libc.BLKSSZGET)]
     [InlineData(Libc.BLKROGET)]
-    public void Device_that_does_not_tell_its_size_sector_or_protection_is_refused(uint request)
+    public void Device_that_does_not_report_its_size_sector_or_protection_is_refused(uint request)
     {
         Disk disk = new(_folder["f"]);
         disk.First = call => call.Number == SYS_ioctl && (uint)call[1] == request && disk.Open.Contains(call[0]) ? -Errno.ENOMEDIUM : null;
@@ -147,7 +147,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [Fact]
-    public void Device_is_opened_alone_only_for_exclusive_use_and_has_no_minus_one_among_its_holds()
+    public void Device_is_opened_with_O_EXCL_only_for_exclusive_use_and_its_holds_are_valid_descriptors()
     {
         foreach ((DeviceAccess access, bool alone) in ((DeviceAccess, bool)[])[(DeviceAccess.Read, false), (DeviceAccess.Write, false),
             (DeviceAccess.Shared, false),
@@ -169,7 +169,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Device_is_locked_alone_for_other_programs_only_where_our_locks_do_not_reach_every_process(bool reached)
+    public void Node_is_locked_exclusively_only_if_the_lock_files_do_not_reach_every_process(bool reached)
     {
         if (reached && !(Libc.GetEUid() == 0 && KernelTree.Dev.IsGenuine)) return;
         foreach (DeviceAccess access in (DeviceAccess[])[Alone, DeviceAccess.Shared])
@@ -193,7 +193,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [InlineData(SYS_flock, 100, false)]
     [InlineData(SYS_fcntl, 99, true)]
     [InlineData(SYS_fcntl, 100, false)]
-    public void Lock_of_another_program_is_waited_for_a_hundred_times(uint number, int refusals, bool opened)
+    public void Lock_held_by_another_program_is_retried_a_hundred_times(uint number, int refusals, bool opened)
     {
         const int F_OFD_SETLK = 37;
         int asked = 0, waits = 0;
@@ -228,7 +228,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [RootFact]
-    public void Node_of_a_device_is_locked_as_the_device_is_used_and_the_lock_ends_with_it()
+    public void Node_of_a_device_is_locked_according_to_its_use_and_unlocked_with_the_device()
     {
         using LoopDevice loop = new(_folder["f"]);
         int other = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDWR | Libc.O_CLOEXEC);
@@ -259,7 +259,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [Fact]
-    public void File_is_locked_as_a_whole_and_not_in_ranges()
+    public void File_is_locked_as_a_whole()
     {
         int other = Libc.OpenAt(Libc.AT_FDCWD, _folder["f"], Libc.O_RDWR | Libc.O_CLOEXEC);
         foreach (DeviceAccess access in (DeviceAccess[])[DeviceAccess.Shared, Alone, Alone | DeviceAccess.HoldOnly])
@@ -297,7 +297,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Device_that_changed_while_it_was_waited_for_is_opened_again_and_a_file_is_only_measured_again(bool isDevice)
+    public void Device_that_changes_during_the_wait_is_reopened_and_a_file_is_only_measured_again(bool isDevice)
     {
         int opened = 0;
         if (isDevice)
@@ -331,7 +331,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [Fact]
-    public void File_whose_status_cannot_be_had_after_it_was_opened_or_locked_is_refused_and_closed()
+    public void File_whose_status_cannot_be_read_after_open_or_lock_is_refused_and_closed()
     {
         for (int failing = 1; failing <= 2; failing++)
         {
@@ -350,7 +350,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [Fact]
-    public void What_is_no_file_and_no_device_is_not_opened()
+    public void Path_of_another_type_than_file_or_device_is_not_opened()
     {
         LoopDevice.Call("mkfifo", _folder["pipe"]);
         using Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
@@ -367,7 +367,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [Fact]
-    public void What_has_become_a_directory_when_it_is_opened_is_refused_and_closed()
+    public void Path_that_becomes_a_directory_before_the_open_is_refused_and_closed()
     {
         int opened = -1;
         bool closed = false;
@@ -424,7 +424,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [Theory]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EACCES)]
-    public void Hold_is_kept_if_the_flags_the_second_open_or_its_status_are_refused(int errno)
+    public void Hold_is_kept_if_its_flags_a_second_open_or_the_status_cannot_be_had(int errno)
     {
         for (int step = 0; step < 3; step++)
         {
@@ -471,7 +471,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [InlineData(0)]
     [InlineData(1)]
     [InlineData(2)]
-    public void Hold_is_given_up_by_the_descriptor_where_the_path_leads_to_another_device(int difference)
+    public void Hold_is_given_up_by_its_descriptor_if_the_path_leads_to_another_device(int difference)
     {
         Disk disk = new(_folder["f"]);
         int fd = -1;
@@ -563,7 +563,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [InlineData(0)]
     [InlineData(100)]
     [InlineData(511)]
-    public void File_shorter_than_a_granule_is_not_read_to_try_it(int length)
+    public void File_shorter_than_a_granule_is_not_probed_by_a_read(int length)
     {
         File.WriteAllBytes(_folder["f"], new byte[length]);
         Answering([SYS_pread64], _ => -Errno.EIO, () =>
@@ -639,7 +639,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [Theory]
     [InlineData(0)]
     [InlineData(-1)]
-    public void Device_that_is_held_for_this_process_is_opened_beside_the_hold_whatever_its_number(int number)
+    public void Device_held_for_this_process_is_opened_beside_a_hold_of_any_descriptor_number(int number)
     {
         Disk disk = new(_folder["f"]);
         int real = Libc.OpenAt(Libc.AT_FDCWD, _folder["f"], Libc.O_RDWR | Libc.O_CLOEXEC), hold = number == 0 ? 0 : real, closed = 0;
@@ -681,7 +681,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     }
 
     [Fact]
-    public void Device_that_an_earlier_process_may_still_write_to_is_waited_for_and_then_refused()
+    public void Device_that_a_killed_process_may_still_write_to_is_refused_after_a_wait()
     {
         Disk disk = new(_folder["f"]);
         int hold = Libc.OpenAt(Libc.AT_FDCWD, _folder["f"], Libc.O_RDWR | Libc.O_CLOEXEC);

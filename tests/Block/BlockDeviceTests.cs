@@ -40,7 +40,7 @@ public sealed class BlockDeviceTests
     [Theory]
     [InlineData("missing")]
     [InlineData("f/below")]
-    public void What_is_not_there_is_66(string name)
+    public void Missing_file_is_66(string name)
     {
         using TempFolder folder = new();
         File_(folder, "f", 1);
@@ -53,7 +53,7 @@ public sealed class BlockDeviceTests
     public void Name_that_is_too_long_is_66() => Refused(ExitCode.InputMissing, "/" + new string('x', 5000), DeviceAccess.Read);
 
     [Fact]
-    public void What_is_neither_file_nor_block_device_is_64()
+    public void Path_of_another_type_than_file_or_block_device_is_64()
     {
         using TempFolder folder = new();
         LoopDevice.Call("mkfifo", folder["pipe"]);
@@ -63,7 +63,7 @@ public sealed class BlockDeviceTests
     }
 
     [Fact]
-    public void What_may_not_be_opened_is_77()
+    public void File_without_permission_is_77()
     {
         using TempFolder folder = new();
         string path = File_(folder, "f", 4096);
@@ -77,7 +77,7 @@ public sealed class BlockDeviceTests
     }
 
     [Fact]
-    public void Second_merge_on_the_same_file_is_76_until_the_first_has_gone()
+    public void Second_merge_on_the_same_file_is_76_until_the_first_ends()
     {
         using TempFolder folder = new();
         string path = File_(folder, "f", 4096);
@@ -152,7 +152,7 @@ public sealed class BlockDeviceTests
     [InlineData(512)]
     [InlineData(4096)]
     [InlineData(16384)]
-    public void Device_is_read_directly_as_far_as_blocks_are_whole_sectors(int sector)
+    public void Device_is_read_directly_if_blocks_are_whole_sectors(int sector)
     {
         using TempFolder folder = new();
         string path = File_(folder, "image", 1 << 20);
@@ -259,7 +259,7 @@ public sealed class BlockDeviceTests
     }
 
     [RootFact]
-    public void Loop_devices_are_the_same_storage_exactly_where_their_ranges_of_one_file_overlap()
+    public void Loop_devices_are_the_same_storage_if_and_only_if_their_ranges_of_one_file_overlap()
     {
         using TempFolder folder = new();
         string file = File_(folder, "image", 1 << 20), other = File_(folder, "other", 1 << 20);
@@ -298,7 +298,7 @@ public sealed class BlockDeviceTests
     }
 
     [RootFact]
-    public void Closed_device_leaves_no_descriptor_whatever_was_held_with_it()
+    public void Closed_device_leaves_no_descriptor_of_anything_held_with_it()
     {
         using TempFolder folder = new();
         string file = File_(folder, "image", 1 << 20);
@@ -370,7 +370,7 @@ public sealed class BlockDeviceTests
     }
 
     [Fact]
-    public void Lock_of_a_device_that_is_closed_in_use_stays_for_as_long_as_a_thread_uses_it()
+    public void Lock_of_a_device_closed_during_use_stays_while_a_thread_uses_the_device()
     {
         using TempFolder folder = new();
         string path = File_(folder, "f", 4096);
@@ -384,7 +384,7 @@ public sealed class BlockDeviceTests
     }
 
     [RootFact]
-    public void Hold_is_given_up_while_the_same_number_goes_on_reading()
+    public void Hold_is_given_up_while_reads_through_the_same_descriptor_continue()
     {
         using TempFolder folder = new();
         File_(folder, "f", 1 << 20);

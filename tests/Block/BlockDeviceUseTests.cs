@@ -37,7 +37,7 @@ public sealed class BlockDeviceUseTests
     }
 
     [Fact]
-    public void What_is_no_block_device_is_not_in_use()
+    public void File_that_is_not_a_block_device_is_not_in_use()
     {
         Assert.Null(BlockDeviceUse.Of("/dev/null"));
         Assert.Null(BlockDeviceUse.Of("/dev/no-such-device"));
@@ -51,7 +51,7 @@ public sealed class BlockDeviceUseTests
     }
 
     [Fact]
-    public void Requests_that_wait_come_first_then_a_process_with_a_descriptor_then_a_mount()
+    public void Waiting_requests_are_reported_before_a_process_with_a_descriptor_and_that_before_a_mount()
     {
         using TempFolder processes = new();
         using FakeDevices devices = new();
@@ -99,7 +99,7 @@ public sealed class BlockDeviceUseTests
     }
 
     [Fact]
-    public void Device_is_asked_for_without_waiting_and_closed_also_as_descriptor_0()
+    public void Device_is_opened_without_waiting_and_closed_even_as_descriptor_0()
     {
         using FakeDevices devices = new() { Zero = "/dev/sda" };
         devices.Add("sda", 8, 16, 100);

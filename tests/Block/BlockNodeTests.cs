@@ -32,7 +32,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Devices_are_listed_by_number_and_what_is_no_number_is_left_out()
+    public void Devices_are_listed_by_number_and_other_entries_are_skipped()
     {
         foreach (string name in (string[])["8", ":5", "8:", "8:x", "x:8", "-1:2", "8:1:2"]) _devices.AddNoise(name);
         _devices.Run(() => Assert.Equal([(8u, 16u), (8, 17), (8, 18), (9, 7), (251, 0), (252, 3)], BlockNode.All()));
@@ -49,7 +49,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Device_is_described_by_what_sys_says()
+    public void Device_is_described_from_sys()
     {
         _devices.Add("huge", 60, 1, long.MaxValue / 512);
         _devices.Add("larger", 60, 2, (long.MaxValue / 512) + 1);
@@ -85,7 +85,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Partition_that_sys_does_not_tell_all_of_is_none()
+    public void Partition_with_an_incomplete_entry_in_sys_does_not_count_as_one()
     {
         string path = _devices.Add("sdb", 8, 32, 100);
         string first = _devices.Add("sdb1", 8, 33, 10, "sdb", 1), second = _devices.Add("sdb2", 8, 34, 10, "sdb", 2),
@@ -113,7 +113,7 @@ public sealed class BlockNodeTests : IDisposable
     [InlineData(-Errno.EACCES, -Errno.ENXIO, -Errno.ENXIO, 2)]
     [InlineData(-Errno.ENOENT, -Errno.EACCES, -Errno.EACCES, 2)]
     [InlineData(-Errno.ENOENT, -Errno.ENOENT, -Errno.ENOENT, 2)]
-    public void Device_is_opened_by_the_kernels_node_or_else_by_the_one_in_dev(int own, int other, int expected, int opens)
+    public void Device_is_opened_by_the_node_of_the_kernel_or_else_by_the_node_in_dev(int own, int other, int expected, int opens)
     {
         (_devices.Answers["own sda1"], _devices.Answers["/dev/sda1"]) = (own, other);
         _devices.Run(() =>
@@ -145,7 +145,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Device_without_a_name_is_looked_for_only_as_a_loop_device()
+    public void Device_without_a_name_is_opened_only_as_a_loop_device()
     {
         _devices.Add("loop9", 7, 9, 8, files: ("uevent", "\n"));
         _devices.Run(() =>
@@ -164,7 +164,7 @@ public sealed class BlockNodeTests : IDisposable
     [InlineData("own sda1", Errno.ENFILE)]
     [InlineData("own sda1", Errno.ENOMEM)]
     [InlineData("/dev/sda1", Errno.EMFILE)]
-    public void Lack_of_descriptors_or_memory_is_no_answer(string open, int errno)
+    public void Lack_of_descriptors_or_memory_is_an_error_and_not_an_answer(string open, int errno)
     {
         _devices.Answers["own sda1"] = -Errno.ENOENT;
         _devices.Answers[open] = -errno;
@@ -174,7 +174,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Devices_that_may_have_to_be_waited_for_are_left_out_with_all_above_them()
+    public void Devices_that_may_block_are_skipped_with_all_devices_above_them()
     {
         File.WriteAllText(Path.Combine(_devices.Add("sdc1", 8, 49, 10), "uevent"), "DEVNAME=sdc1\nPARTUUID=1-2\nPARTNAME=a b\n");
         uint minor = 0;
@@ -238,7 +238,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Read_of_a_device_is_asked_again_while_it_is_interrupted()
+    public void Interrupted_read_of_a_device_is_repeated()
     {
         int asked = 0, fd = -1;
         List<(long, long)> dropped = [];
@@ -267,7 +267,7 @@ public sealed class BlockNodeTests : IDisposable
     }
 
     [Fact]
-    public void Descriptor_0_is_a_descriptor()
+    public void Descriptor_0_is_valid()
     {
         foreach (string zero in (string[])["own sda1", "/dev/sda1"])
         {

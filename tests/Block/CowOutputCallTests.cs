@@ -36,7 +36,7 @@ public sealed class CowOutputCallTests : IDisposable
     [InlineData(Errno.EACCES, ExitCode.CannotCreate)]
     [InlineData(Errno.ENOSPC, ExitCode.CannotCreate)]
     [InlineData(Errno.EPERM, ExitCode.CannotCreate)]
-    public void File_that_cannot_be_created_is_told_with_the_reason(int errno, ExitCode code)
+    public void File_that_cannot_be_created_is_reported_with_the_reason(int errno, ExitCode code)
     {
         int asked = 0;
         AssertFails(code, $"{_path}: cannot be created: {ErrnoText.Of(-errno)}", () => Answering([SYS_openat],
@@ -47,7 +47,7 @@ public sealed class CowOutputCallTests : IDisposable
     }
 
     [Fact]
-    public void File_that_the_kernel_does_not_show_is_created()
+    public void File_that_statx_does_not_find_is_created()
     {
         bool asked = false;
         Answering([SYS_statx], call =>
@@ -62,7 +62,7 @@ public sealed class CowOutputCallTests : IDisposable
     [Theory]
     [InlineData(Errno.EINTR, 40)]
     [InlineData(Errno.EAGAIN, Retry.AttemptsBeforeSync)]
-    public void Calls_that_are_interrupted_are_made_again(int errno, int times)
+    public void Interrupted_calls_are_repeated(int errno, int times)
     {
         using FileCowOutput output = FileCowOutput.Create(_path);
         byte[] written = [1, 2, 3, 4, 5], read = new byte[5];
@@ -111,7 +111,7 @@ public sealed class CowOutputCallTests : IDisposable
     }
 
     [Fact]
-    public void Length_is_set_again_after_an_interruption_and_stays_where_it_cannot_be_set()
+    public void Setting_the_length_is_repeated_after_an_interruption_and_fails_otherwise()
     {
         using FileCowOutput output = FileCowOutput.Create(_path);
         int asked = 0;

@@ -77,7 +77,7 @@ public sealed class ErrnoPolicyTests
     }
 
     [Fact]
-    public void Failure_says_what_failed_and_why()
+    public void Failure_names_what_failed_and_the_reason()
     {
         SnapuserdException failure = ErrnoPolicy.Failure(FailedCall.Create, -Errno.EROFS, "cannot create x");
         Assert.Equal((ExitCode.CannotCreate, $"cannot create x: {ErrnoText.Of(Errno.EROFS)}"), (failure.Code, failure.Message));

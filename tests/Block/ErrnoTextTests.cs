@@ -10,7 +10,7 @@ namespace Snapuserd.Tests.Block;
 public sealed class ErrnoTextTests
 {
     [Fact]
-    public void Every_errno_keeps_its_name_in_the_sentence_whatever_its_sign()
+    public void Text_contains_the_name_of_the_errno_of_either_sign()
     {
         FieldInfo[] all = typeof(Errno).GetFields(BindingFlags.Public | BindingFlags.Static).Where(field => field.IsLiteral).ToArray();
         Assert.True(all.Length > 30);
@@ -23,7 +23,7 @@ public sealed class ErrnoTextTests
     }
 
     [Fact]
-    public void Failures_with_different_remedies_have_different_words()
+    public void Failures_with_different_remedies_have_different_texts()
     {
         int[] errnos = [Errno.ENOENT, Errno.ENOTDIR, Errno.ELOOP, Errno.ENAMETOOLONG, Errno.EMFILE, Errno.ENFILE, Errno.ENOMEM,
             Errno.ENOSPC, Errno.EFBIG, Errno.EROFS, Errno.EACCES, Errno.EIO];

@@ -69,7 +69,7 @@ public sealed class FileIdentityTests : IDisposable
     [InlineData("x7777", "x7777", "file", true)]
     [InlineData("mergedtoo", "merged", "file", false)]
     [InlineData("merged", "other", "file", false)]
-    public void File_of_an_overlay_is_looked_for_below_the_place_of_its_mount(string mounted, string field, string file, bool found)
+    public void File_of_an_overlay_is_searched_below_its_mount_point(string mounted, string field, string file, bool found)
     {
         string merged = Write($"{mounted}/{file}");
         StorageBottom upper = StorageBottom.OfFile(Status(Write($"upper/{file}")).DevMajor, Status(_folder[$"upper/{file}"]).DevMinor,
@@ -79,7 +79,7 @@ public sealed class FileIdentityTests : IDisposable
     }
 
     [Fact]
-    public void Line_of_another_mount_and_a_line_that_is_cut_off_tell_nothing()
+    public void Line_of_another_mount_and_a_truncated_line_are_ignored()
     {
         string merged = Write("merged/file"), options = $"rw,lowerdir=/x,upperdir={_folder.Path}/upper", mount = $"{_folder.Path}/merged";
         StatxData there = Status(Write("upper/file"));
@@ -105,7 +105,7 @@ public sealed class FileIdentityTests : IDisposable
     }
 
     [Fact]
-    public void File_in_the_upper_layer_must_be_like_the_one_that_is_open()
+    public void File_in_the_upper_layer_must_match_the_open_file()
     {
         string merged = Write("merged/file"), options = $"upperdir={_folder.Path}/upper";
         StorageBottom own = StorageBottom.OfFile(0, 77, 5);
@@ -138,7 +138,7 @@ public sealed class FileIdentityTests : IDisposable
     }
 
     [Fact]
-    public void Small_file_is_read_whole_whatever_its_length_and_closed()
+    public void Small_file_of_any_length_is_read_whole_and_closed()
     {
         foreach (int length in (int[])[0, 1, Sizes.SystemPage - 1, Sizes.SystemPage, Sizes.SystemPage + 1, 3 * Sizes.SystemPage,
             (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 5 << 20])
@@ -155,7 +155,7 @@ public sealed class FileIdentityTests : IDisposable
     }
 
     [Fact]
-    public void Small_file_is_read_on_after_an_interruption_and_not_after_a_failure()
+    public void Read_of_a_small_file_continues_after_an_interruption_but_not_after_a_failure()
     {
         File.WriteAllText(_folder["text"], "some text");
         foreach ((int errno, string? expected) in ((int, string?)[])[(Errno.EINTR, "some text"), (Errno.EIO, null), (Errno.EPERM, null)])

@@ -18,7 +18,7 @@ public sealed class FileNameTests
     [InlineData("a/b", "it has a slash in it")]
     [InlineData("a\0b", "it has a zero byte in it")]
     [InlineData("a b\n", null)]
-    public void A_name_is_a_single_path_component(string name, string? fault)
+    public void Name_is_a_single_path_component(string name, string? fault)
     {
         Assert.Equal(fault, FileName.Fault(name));
         if (fault == null)
@@ -31,7 +31,7 @@ public sealed class FileNameTests
     }
 
     [Fact]
-    public void A_name_has_at_most_255_bytes()
+    public void Name_has_at_most_255_bytes()
     {
         Assert.Null(FileName.Fault(new string('x', 255)));
         Assert.Equal("it has more than 255 bytes", FileName.Fault(new string('x', 256)));
@@ -45,7 +45,7 @@ public sealed class FileNameTests
     [InlineData(0x1234abcdL, "its file system (of type 0x1234abcd)")]
     [InlineData((long)-Errno.EPERM, "its file system")]
     [InlineData((long)-Errno.ENOENT, "its file system")]
-    public void File_system_is_called_by_its_name_or_number(long magic, string name)
+    public void File_system_is_described_by_its_name_or_number(long magic, string name)
     {
         using TempFolder folder = new();
         OwnThread.Answering([OwnThread.SYS_statfs], call =>

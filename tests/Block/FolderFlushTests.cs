@@ -55,7 +55,7 @@ public sealed class FolderFlushTests : IDisposable
         .Count(fd => new FileInfo(fd).LinkTarget?.StartsWith(_folder.Path, StringComparison.Ordinal) == true);
 
     [Fact]
-    public void Folder_that_can_be_flushed_is_enough_and_its_failure_is_the_answer()
+    public void Flush_of_the_folder_alone_determines_the_result_where_it_is_supported()
     {
         (int result, int unsupported, List<string> calls) = Flush(_ => 0);
         Assert.Equal((0, 0), (result, unsupported));
@@ -72,7 +72,7 @@ public sealed class FolderFlushTests : IDisposable
     }
 
     [Fact]
-    public void Interrupted_flush_of_a_folder_is_asked_again_for_a_bounded_number_of_times()
+    public void Interrupted_flush_of_a_folder_is_repeated_a_bounded_number_of_times()
     {
         (int result, _, List<string> calls) = Flush(asked => asked < Retry.AttemptsBeforeSync ? -Errno.EINTR : 0);
         Assert.Equal((0, Retry.AttemptsBeforeSync + 1), (result, calls.Count));
@@ -87,7 +87,7 @@ public sealed class FolderFlushTests : IDisposable
     [InlineData(Errno.EOPNOTSUPP)]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EROFS)]
-    public void Folder_that_cannot_be_flushed_is_flushed_with_its_file_system(int errno)
+    public void Whole_file_system_is_flushed_if_the_folder_cannot_be(int errno)
     {
         foreach (long magic in (long[])[Libc.EXT4_SUPER_MAGIC, Libc.XFS_SUPER_MAGIC, Libc.BTRFS_SUPER_MAGIC, Libc.F2FS_SUPER_MAGIC,
             Libc.TMPFS_MAGIC,
@@ -117,7 +117,7 @@ public sealed class FolderFlushTests : IDisposable
     [InlineData("/a/name", "/a")]
     [InlineData("a/b/name", "a/b")]
     [InlineData("a/b/", "a/b")]
-    public void Folder_is_what_comes_before_the_last_slash(string path, string folder)
+    public void Folder_is_the_part_before_the_last_slash(string path, string folder)
     {
         List<string> opened = [];
         Answering([SYS_openat], call =>
@@ -130,13 +130,13 @@ public sealed class FolderFlushTests : IDisposable
     }
 
     [Fact]
-    public void Warning_says_what_to_do() => Assert.Equal(
+    public void Warning_names_the_remedy() => Assert.Equal(
         $"/a/file is written and in place, but its folder cannot be flushed: {ErrnoText.Of(-Errno.EINVAL)}; "
         + "a power cut soon after this may undo the new name: run sync, or write to another file system",
         FolderFlush.Warning("/a/file", -Errno.EINVAL));
 
     [Fact]
-    public void Folder_that_may_not_be_opened_is_told_and_one_that_is_descriptor_0_is_flushed()
+    public void Folder_that_cannot_be_opened_is_reported_and_descriptor_0_is_flushed()
     {
         (int result, int unsupported, List<string> calls) = Flush(_ => 0, open: -Errno.EPERM, magic: Libc.V9FS_MAGIC);
         Assert.Equal((0, -Errno.EPERM), (result, unsupported));

@@ -16,7 +16,7 @@ public sealed class ForeignFormatTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Format_is_recognized_whole_and_by_its_magic_alone(string name)
+    public void Format_is_recognized_in_a_whole_file_and_by_its_magic_alone(string name)
     {
         (string what, string remedy) = ForeignFiles.Words(name);
         foreach (byte[] file in (byte[][])[ForeignFiles.Magic(name), ForeignFiles.Whole(name, 100_000)])
@@ -29,7 +29,7 @@ public sealed class ForeignFormatTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Magic_that_is_cut_off_or_elsewhere_is_none(string name)
+    public void Truncated_or_moved_magic_is_not_recognized(string name)
     {
         if (name == "text") return;
         byte[] magic = ForeignFiles.Magic(name);
@@ -40,7 +40,7 @@ public sealed class ForeignFormatTests
     }
 
     [Fact]
-    public void Zeros_noise_and_nothing_are_not_recognized()
+    public void Zeros_noise_and_an_empty_file_are_not_recognized()
     {
         Assert.Null(ForeignFormat.Describe([]));
         Assert.Null(ForeignFormat.Describe("a"u8));
@@ -51,7 +51,7 @@ public sealed class ForeignFormatTests
     }
 
     [Fact]
-    public void Text_is_told_by_its_first_bytes_and_may_be_cut_inside_a_character()
+    public void Text_is_recognized_by_its_first_bytes_even_if_cut_inside_a_character()
     {
         byte[] text = Encoding.UTF8.GetBytes(new string('a', 511) + "\u00e4" + new string('b', 600));
         Assert.StartsWith("text", ForeignFormat.Describe(text));
@@ -69,7 +69,7 @@ public sealed class ForeignFormatTests
     [InlineData("1f8b08000000000000", false)]
     [InlineData("504b030400000000", false)]
     [InlineData("6873717300000000", false)]
-    public void Raw_image_is_refused_for_nothing_but_the_sparse_magic(string start, bool isSparse)
+    public void Raw_image_is_refused_only_for_the_sparse_magic(string start, bool isSparse)
     {
         using var folder = new TempFolder();
         File.WriteAllBytes(folder["image"], Convert.FromHexString(start));
@@ -87,7 +87,7 @@ public sealed class ForeignFormatTests
     }
 
     [Fact]
-    public void Sentences_are_whole()
+    public void Messages_are_complete()
     {
         const string Create = "make the COW from the old and the new image: snapuserd create --source OLD --target NEW";
         const string Payload =
@@ -116,7 +116,7 @@ public sealed class ForeignFormatTests
             ForeignFormat.Describe(Encoding.ASCII.GetBytes(start))?.Contains("bzip2", StringComparison.Ordinal) == true);
 
     [Fact]
-    public void Text_has_two_bytes_and_no_control_characters_but_those_of_lines()
+    public void Text_has_at_least_two_bytes_and_no_control_characters_except_those_of_lines()
     {
         Assert.Null(ForeignFormat.Describe("a"u8));
         Assert.StartsWith("text", ForeignFormat.Describe("ab"u8));
@@ -133,7 +133,7 @@ public sealed class ForeignFormatTests
     }
 
     [Fact]
-    public void Beginning_of_a_device_is_read_on_after_interruptions_and_counts_as_raw_if_it_cannot_be_read()
+    public void Interrupted_read_of_the_beginning_continues_and_an_unreadable_device_counts_as_raw()
     {
         using var folder = new TempFolder();
         File.WriteAllBytes(folder["image"], ForeignFiles.Magic("sparse"));

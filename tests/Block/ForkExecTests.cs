@@ -34,7 +34,7 @@ public sealed class ForkExecTests
     [InlineData(AtFirstHandler, true)]
     [InlineData(AtExec, false)]
     [InlineData(AtExec, true)]
-    public void Signal_that_meets_a_child_before_its_program_ends_it_and_runs_no_handler_of_the_parent(uint place, bool forked)
+    public void Signal_to_a_child_before_its_exec_ends_it_without_running_a_handler_of_the_parent(uint place, bool forked)
     {
         int code = 0, signal = 0;
         bool sent = false;

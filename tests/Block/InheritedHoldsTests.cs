@@ -42,7 +42,7 @@ public sealed class InheritedHoldsTests : IDisposable
         Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == path);
 
     [Fact]
-    public void What_is_held_is_found_by_the_file_that_it_is_and_left_open_for_children()
+    public void Hold_is_found_by_its_file_and_left_open_for_children()
     {
         int fd = Open(Write("one")), other = Open(Write("other"));
         StatxData status = Status(fd);
@@ -82,7 +82,7 @@ public sealed class InheritedHoldsTests : IDisposable
     }
 
     [RootFact]
-    public void Device_that_is_held_for_this_process_is_opened_beside_the_hold_and_given_up_with_it()
+    public void Device_held_for_this_process_is_opened_beside_the_hold_and_given_up_together_with_it()
     {
         Write("image");
         using LoopDevice loop = new(_folder["image"]);
@@ -108,7 +108,7 @@ public sealed class InheritedHoldsTests : IDisposable
     }
 
     [Fact]
-    public void Hold_that_is_given_up_here_is_given_up_by_the_process_that_it_came_from()
+    public void Hold_that_is_given_up_here_is_also_given_up_by_the_process_that_passed_it_on()
     {
         string path = _folder["socket"];
         using Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified),
@@ -201,7 +201,7 @@ public sealed class InheritedHoldsTests : IDisposable
     }
 
     [RootFact]
-    public void Claimed_storage_is_locked_alone_and_this_process_may_use_it()
+    public void Claimed_storage_is_locked_exclusively_and_this_process_may_use_it()
     {
         Write("one");
         Write("other");
@@ -235,7 +235,7 @@ public sealed class InheritedHoldsTests : IDisposable
     }
 
     [Fact]
-    public void Descriptor_that_cannot_be_left_to_children_is_not_held()
+    public void Descriptor_that_cannot_be_inherited_by_children_is_not_held()
     {
         int fd = Open(Write("one"));
         foreach (int errno in (int[])[Errno.EPERM, Errno.EBADF])

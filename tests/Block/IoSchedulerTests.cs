@@ -34,7 +34,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Transfer_of_one_byte_at_a_time_ends_whole()
+    public void Transfer_of_one_byte_at_a_time_completes()
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => 1 };
         IoScheduler transfers = new(queue, [1]);
@@ -68,7 +68,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void More_than_was_asked_for_is_EIO()
+    public void Result_larger_than_the_request_is_EIO()
     {
         ScriptedQueue queue = new(1) { Attempt = (_, r) => r.Buffer.Length + 1 };
         IoScheduler transfers = new(queue, [1]);
@@ -79,7 +79,7 @@ public sealed class IoSchedulerTests
     [Theory]
     [InlineData(Errno.EINTR)]
     [InlineData(Errno.EAGAIN)]
-    public void Interrupted_transfer_is_asked_again_and_ends_whole(int errno)
+    public void Interrupted_transfer_is_repeated_and_completes(int errno)
     {
         ScriptedQueue queue = new(1) { Attempt = (n, r) => n < Retry.AttemptsBeforeSync ? -errno : r.Buffer.Length };
         IoScheduler transfers = new(queue, [1]);
@@ -92,7 +92,7 @@ public sealed class IoSchedulerTests
     [Theory]
     [InlineData(Errno.EINTR)]
     [InlineData(Errno.EAGAIN)]
-    public void Transfer_that_is_interrupted_for_ever_ends_by_one_plain_call(int errno)
+    public void Transfer_that_is_always_interrupted_ends_with_one_synchronous_call(int errno)
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -errno };
         IoScheduler transfers = new(queue, [1]);
@@ -103,7 +103,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Answer_of_the_plain_call_is_final()
+    public void Result_of_the_synchronous_call_is_final()
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -Errno.EAGAIN, Plain = _ => -Errno.EAGAIN };
         IoScheduler transfers = new(queue, [1]);
@@ -113,7 +113,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Plain_call_that_comes_back_short_goes_on_through_the_queue()
+    public void Transfer_continues_through_the_queue_after_a_short_synchronous_call()
     {
         ScriptedQueue queue = new(1) { Attempt = (n, r) => n == 0 ? -Errno.ECANCELED : r.Buffer.Length, Plain = _ => 4096 };
         IoScheduler transfers = new(queue, [512]);
@@ -123,7 +123,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Progress_gives_a_transfer_its_attempts_back()
+    public void Progress_resets_the_number_of_attempts()
     {
         // Each piece is interrupted fifteen times. That is below the limit for one piece, and far above it for the whole transfer.
         int step = Retry.AttemptsBeforeSync;
@@ -138,7 +138,7 @@ public sealed class IoSchedulerTests
     [Theory]
     [InlineData(16384, 0)]
     [InlineData(-Errno.ENOSPC, -Errno.ENOSPC)]
-    public void Cancelled_transfer_gets_the_answer_of_the_plain_call(int plain, int expected)
+    public void Cancelled_transfer_gets_the_result_of_the_synchronous_call(int plain, int expected)
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -Errno.ECANCELED, Plain = _ => plain };
         IoScheduler transfers = new(queue, [1]);
@@ -149,7 +149,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Transfers_that_end_in_any_order_all_end_whole()
+    public void Transfers_that_end_in_any_order_all_complete()
     {
         const int Seed = 99;
         Random random = new(Seed);
@@ -176,7 +176,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void First_failure_is_kept_the_others_are_waited_for_and_the_next_drain_is_clean()
+    public void Drain_reports_the_first_failure_and_awaits_all_and_the_next_drain_starts_clean()
     {
         ScriptedQueue queue = new(4) { Attempt = (n, r) => n switch { 1 => -Errno.EIO, 2 => -Errno.ENOSPC, _ => r.Buffer.Length } };
         IoScheduler transfers = new(queue, [1]);
@@ -204,7 +204,7 @@ public sealed class IoSchedulerTests
     [InlineData(Errno.EINTR)]
     [InlineData(Errno.ECANCELED)]
     [InlineData(Errno.EIO)]
-    public void Hint_to_write_back_that_fails_is_asked_once_and_is_no_failure(int errno)
+    public void Failed_hint_to_write_back_is_not_repeated_and_not_a_failure(int errno)
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -errno };
         IoScheduler transfers = new(queue, [1]);
@@ -219,7 +219,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Direct_device_is_not_asked_to_write_back()
+    public void Direct_device_gets_no_hint_to_write_back()
     {
         ScriptedQueue queue = new(1);
         IoScheduler transfers = new(queue, [512]);
@@ -244,7 +244,7 @@ public sealed class IoSchedulerTests
     [InlineData(Errno.EAGAIN)]
     [InlineData(Errno.ECANCELED)]
     [InlineData(Errno.EIO)]
-    public void Flush_that_fails_is_asked_once_because_the_second_would_succeed_without_the_data(int errno)
+    public void Failed_flush_is_not_repeated_because_a_second_would_succeed_without_the_data(int errno)
     {
         ScriptedQueue queue = new(1) { Attempt = (n, _) => n == 0 ? -errno : 0 };
         IoScheduler transfers = new(queue, [1]);
@@ -254,7 +254,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Full_queue_is_waited_for()
+    public void Scheduler_waits_while_the_queue_is_full()
     {
         ScriptedQueue queue = new(2);
         IoScheduler transfers = new(queue, [1]);
@@ -269,7 +269,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Empty_transfer_asks_nothing()
+    public void Empty_transfer_makes_no_request()
     {
         ScriptedQueue queue = new(1);
         IoScheduler transfers = new(queue, [1]);
@@ -278,7 +278,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Broken_queue_ends_the_run_and_says_so()
+    public void Failed_queue_ends_the_run_with_a_message()
     {
         ScriptedQueue queue = new(2) { Broken = -Errno.EBADF };
         IoScheduler transfers = new(queue, [1]);
@@ -291,7 +291,7 @@ public sealed class IoSchedulerTests
     }
 
     [Fact]
-    public void Request_that_the_queue_throws_out_is_not_waited_for()
+    public void Request_that_the_queue_rejects_is_not_waited_for()
     {
         // A slice outside the arena is a bug of this program. It must end the run, not hang it.
         using Arena arena = new(4096);

@@ -48,7 +48,7 @@ public sealed unsafe class KernelTests : IDisposable
     }
 
     [Fact]
-    public void Xor_refuses_two_lengths()
+    public void Xor_refuses_different_lengths()
     {
         byte[] four = new byte[4];
         byte[] five = new byte[5];
@@ -57,7 +57,7 @@ public sealed unsafe class KernelTests : IDisposable
     }
 
     [Fact]
-    public void Zero_sees_every_single_byte_and_none_beside_the_range_for_every_length_and_misalignment()
+    public void Zero_test_reads_exactly_the_bytes_of_its_range_for_every_length_and_misalignment()
     {
         Span<byte> memory = new(_memory, Room);
         for (int shift = 0; shift < 16; shift++)

@@ -78,7 +78,7 @@ public sealed class KernelTreeTests
     }
 
     [Fact]
-    public void Tree_that_is_mounted_where_it_usually_is_is_opened_there()
+    public void Tree_at_its_usual_mount_point_is_opened_there()
     {
         KernelTree tree = Sys();
         Check(tree, Find(tree, Libc.SYSFS_MAGIC), 0, true, SYS_statfs, SYS_openat);
@@ -108,7 +108,7 @@ public sealed class KernelTreeTests
     }
 
     [Fact]
-    public void Tree_that_nothing_proves_is_the_kernels_own_only_if_it_is_mounted_for_us()
+    public void Unverifiable_tree_is_trusted_only_if_this_process_mounted_it()
     {
         KernelTree tree = Dev();
         Check(tree, Find(tree, 0), 0, true, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_openat);
@@ -134,7 +134,7 @@ public sealed class KernelTreeTests
     }
 
     [Fact]
-    public void Thread_that_looks_for_it_later_uses_what_another_has_found_meanwhile()
+    public void Later_thread_uses_the_tree_that_another_thread_has_found_meanwhile()
     {
         KernelTree tree = Sys();
         int first = -1;
@@ -168,7 +168,7 @@ public sealed class KernelTreeTests
     }
 
     [Fact]
-    public void Tree_that_cannot_be_mounted_is_read_where_it_usually_is_also_by_way_of_a_symbolic_link()
+    public void Tree_that_cannot_be_mounted_is_read_at_its_usual_place_even_through_a_symbolic_link()
     {
         using TempFolder folder = new();
         Directory.CreateDirectory(folder["dev"]);
@@ -184,7 +184,7 @@ public sealed class KernelTreeTests
     }
 
     [Fact]
-    public void Tree_that_may_not_be_opened_is_none_and_everything_in_it_is_refused()
+    public void Without_permission_to_open_the_tree_everything_in_it_is_refused()
     {
         KernelTree tree = Sys();
         Check(tree, Find(tree, Libc.SYSFS_MAGIC, openat: _ => -Errno.EPERM), -Errno.EPERM, false, SYS_statfs, SYS_openat);
@@ -204,7 +204,7 @@ public sealed class KernelTreeTests
     [InlineData(SYS_fsopen)]
     [InlineData(SYS_fsmount)]
     [InlineData(SYS_openat)]
-    public void Descriptor_0_is_a_descriptor(uint call)
+    public void Descriptor_0_is_valid(uint call)
     {
         KernelTree tree = Dev();
         Check(tree, Find(tree, 0, zero: call), 0, true, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_openat);
@@ -226,7 +226,7 @@ public sealed class KernelTreeTests
     }
 
     [Fact]
-    public void Refusal_that_comes_too_late_does_not_take_the_place_of_the_folder()
+    public void Late_refusal_does_not_replace_a_folder_that_was_found()
     {
         KernelTree tree = Sys();
         int first = -1;

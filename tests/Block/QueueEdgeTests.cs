@@ -51,7 +51,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Arena_hands_out_what_it_has_and_tells_addresses_of_that_only()
+    public void Arena_gives_out_only_its_memory_and_addresses_only_within_it()
     {
         using Arena arena = new(16384);
         Assert.Equal((16384, 16384), (arena.Size, arena.Free));
@@ -80,7 +80,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Same_call_is_made_again_after_an_interruption_and_for_a_while_after_a_shortage()
+    public void Call_is_repeated_after_an_interruption_and_for_a_limited_time_after_a_shortage()
     {
         int tries = 0;
         for (int i = 0; i < 100; i++) Assert.True(Retry.Again(-Errno.EINTR, ref tries));
@@ -92,7 +92,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Flush_that_a_test_refuses_is_not_made()
+    public void Flush_that_a_test_answers_is_not_performed()
     {
         // −1 is an errno as well: EPERM.
         foreach (int answer in (int[])[-Errno.EIO, -Errno.EPERM, 0, 1])
@@ -173,7 +173,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Transfer_that_is_not_permitted_fails_at_once()
+    public void Transfer_that_is_not_permitted_fails_immediately()
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -Errno.EPERM };
         IoScheduler transfers = new(queue, [1]);
@@ -188,7 +188,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Bytes_that_were_moved_before_a_failure_are_told()
+    public void Bytes_moved_before_a_failure_are_reported()
     {
         ScriptedQueue queue = new(1) { Attempt = (n, _) => n < 2 ? 512 : -Errno.EIO };
         IoScheduler transfers = new(queue, [512]);
@@ -200,7 +200,7 @@ public sealed class QueueEdgeTests
     [Theory]
     [InlineData(Retry.AttemptsBeforeSync, 0)]
     [InlineData(Retry.AttemptsBeforeSync + 1, -Errno.EINTR)]
-    public void Plain_call_that_is_interrupted_is_repeated_for_a_while(int interruptions, int errno)
+    public void Interrupted_synchronous_call_is_repeated_a_limited_number_of_times(int interruptions, int errno)
     {
         int asked = 0;
         ScriptedQueue queue = new(1)
@@ -231,7 +231,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Source_loads_more_each_time_that_it_reads_on_and_little_after_a_jump()
+    public void Source_reads_ahead_more_with_each_sequential_read_and_little_after_a_jump()
     {
         using Arena arena = new(1 << 20);
         Slice window = arena.Take(65536)!.Value;
@@ -282,7 +282,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Stop_is_asked_for_by_a_request_a_signal_or_another_reason()
+    public void Stop_is_requested_by_a_call_a_signal_or_another_reason()
     {
         bool signalled = false, reason = false;
         StopFlag requested = new(), other = new(() => signalled);
@@ -299,7 +299,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Rate_is_an_average_over_measurements_that_lie_apart()
+    public void Rate_is_an_average_over_measurements_at_intervals()
     {
         RateMeter meter = new();
         Assert.True(meter.Measure(1000, 10));
@@ -315,7 +315,7 @@ public sealed class QueueEdgeTests
     [Theory]
     [InlineData("sync")]
     [InlineData("ring")]
-    public void Wait_without_room_for_a_completion_and_a_device_that_there_is_not_are_refused(string kind)
+    public void Wait_without_space_for_a_completion_and_an_unknown_device_are_refused(string kind)
     {
         using QueueFixture fixture = new(kind, 4096, 2);
         ArgumentException refused = Assert.Throws<ArgumentException>("completions", () => fixture.Queue.Wait([]));
@@ -330,7 +330,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Plain_call_is_made_again_after_an_interruption_but_a_flush_is_not()
+    public void Synchronous_call_is_repeated_after_an_interruption_but_a_flush_is_not()
     {
         using QueueFixture fixture = new("sync", 4096, 2);
         Slice buffer = fixture.Arena.Take(4096)!.Value;
@@ -381,7 +381,7 @@ public sealed class QueueEdgeTests
     [Theory]
     [InlineData(Errno.EAGAIN)]
     [InlineData(Errno.EBUSY)]
-    public void Kernel_that_is_short_of_memory_is_asked_a_thousand_times(int errno)
+    public void Call_is_repeated_a_thousand_times_while_the_kernel_is_short_of_memory(int errno)
     {
         using Ring waiting = new(2), closing = new(2);
         int waits = 0;
@@ -436,7 +436,7 @@ public sealed class QueueEdgeTests
     [InlineData("a\v", null)]
     [InlineData("a\u007f", null)]
     [InlineData("a\u0085", null)]
-    public void Short_text_is_told_by_its_characters(string text, string? what)
+    public void Short_text_is_recognized_by_its_characters(string text, string? what)
     {
         string? said = ForeignFormat.Describe(System.Text.Encoding.UTF8.GetBytes(text));
         if (what == null) Assert.Null(said);
@@ -444,7 +444,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Text_is_looked_at_for_512_bytes()
+    public void Only_the_first_512_bytes_decide_about_text()
     {
         byte[] text = new byte[600];
         Array.Fill(text, (byte)'a');

@@ -48,7 +48,7 @@ public sealed class QueueLimitTests
     [InlineData(BlockVerb.Flush, 1)]
     [InlineData(BlockVerb.Flush, -Errno.EIO)]
     [InlineData(BlockVerb.WriteBack, 0)]
-    public void Request_that_ends_before_an_earlier_one_ends_itself(BlockVerb verb, int result)
+    public void Completion_before_that_of_an_earlier_request_ends_its_own_request(BlockVerb verb, int result)
     {
         ScriptedQueue queue =
             new(2) { Next = count => count - 1, Attempt = (_, request) => request.Offset == 0 ? result : request.Buffer.Length };
@@ -95,7 +95,7 @@ public sealed class QueueLimitTests
     }
 
     [Fact]
-    public void Wait_that_ends_for_a_wake_up_ends_no_transfer()
+    public void Wait_that_a_wake_up_ends_does_not_end_a_transfer()
     {
         IoScheduler transfers = new(new CountedQueue(2, 0, 0, 1), [1]);
         transfers.Read(0, 0, new Slice(0, 512));
@@ -108,7 +108,7 @@ public sealed class QueueLimitTests
     [Theory]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EBADF)]
-    public void Wait_that_fails_breaks_the_transfers_and_says_how_many_were_in_flight(int errno)
+    public void Failed_wait_ends_the_transfers_and_reports_how_many_were_in_flight(int errno)
     {
         IoScheduler transfers = new(new CountedQueue(2, -errno), [1]);
         transfers.Read(0, 0, new Slice(0, 512));
@@ -120,7 +120,7 @@ public sealed class QueueLimitTests
     }
 
     [Fact]
-    public void Queue_that_refuses_a_request_although_it_has_room_is_a_defect()
+    public void Queue_that_refuses_a_request_although_it_has_a_free_slot_is_a_defect()
     {
         IoScheduler transfers = new(new CountedQueue(0), [1]);
         Assert.Equal("the queue is full although a slot was free",
@@ -129,7 +129,7 @@ public sealed class QueueLimitTests
     }
 
     [Fact]
-    public void Synchronous_queue_returns_as_many_completions_as_there_is_room_for_in_the_order_of_the_requests()
+    public void Synchronous_queue_returns_completions_in_request_order_as_many_as_fit()
     {
         using QueueFixture fixture = new("sync", 65536, 4);
         Slice buffer = fixture.Arena.Take(4096)!.Value;
@@ -149,7 +149,7 @@ public sealed class QueueLimitTests
     }
 
     [Fact]
-    public void Synchronous_wait_answers_the_signal_that_came_before_it_ended()
+    public void Synchronous_wait_consumes_a_signal_that_came_before_its_end()
     {
         using QueueFixture fixture = new("sync", 4096, 2);
         Slice buffer = fixture.Arena.Take(4096)!.Value;
@@ -175,7 +175,7 @@ public sealed class QueueLimitTests
     [Theory]
     [InlineData("sync")]
     [InlineData("ring")]
-    public void Hint_to_write_back_is_for_all_bytes_and_its_failure_is_its_result(string kind)
+    public void Hint_to_write_back_covers_all_bytes_and_its_failure_is_its_result(string kind)
     {
         using QueueFixture fixture = new(kind, 65536, 2);
         BlockRequest hint = new(BlockVerb.WriteBack, 0, 0, default, 1);
@@ -219,11 +219,11 @@ public sealed class QueueLimitTests
     [InlineData(Errno.ENOSPC, false)]
     [InlineData(Errno.EINTR, false)]
     [InlineData(0, false)]
-    public void Flush_is_lacking_where_the_system_has_none_or_nothing_may_be_written(int errno, bool lacking) =>
+    public void Flush_counts_as_unsupported_if_the_system_has_none_or_permits_no_writes(int errno, bool lacking) =>
         Assert.Equal(lacking, FileFlush.IsLacking(-errno));
 
     [Fact]
-    public void Wake_up_is_closed_by_execve_and_once()
+    public void Wake_up_is_closed_once_and_by_execve()
     {
         WakeUp wakeUp = new();
         int fd = wakeUp.Fd;
@@ -284,7 +284,7 @@ public sealed class QueueLimitTests
     [InlineData("", "io_uring is forbidden (EPERM)")]
     [InlineData("x\n", "io_uring is forbidden (EPERM)")]
     [InlineData(null, "io_uring is forbidden (EPERM)")]
-    public void Refused_ring_is_explained_by_the_sysctl_whatever_the_number_of_its_file(string? text, string sentence)
+    public void Refused_ring_is_explained_by_the_sysctl_even_if_its_file_is_descriptor_0(string? text, string sentence)
     {
         foreach (int number in (int[])[0, 1_000_000])
         {
@@ -375,7 +375,7 @@ public sealed class QueueLimitTests
     [Theory]
     [InlineData(0)]
     [InlineData(-1)]
-    public void Work_queue_needs_a_thread_and_room_for_a_job(int count)
+    public void Work_queue_needs_a_thread_and_space_for_a_job(int count)
     {
         using WakeUp wakeUp = new();
         Assert.Throws<ArgumentOutOfRangeException>("threads", () => new WorkQueue<int>(count, 1, () => new Worker(job => job), wakeUp));
@@ -385,7 +385,7 @@ public sealed class QueueLimitTests
     }
 
     [Fact]
-    public void Closed_work_queue_takes_no_job_and_disposes_of_its_workers_once()
+    public void Closed_work_queue_accepts_no_job_and_disposes_its_workers_once()
     {
         using WakeUp wakeUp = new();
         Worker worker = new(job => job);
@@ -444,7 +444,7 @@ public sealed class QueueLimitTests
     [Theory]
     [InlineData(1)]
     [InlineData(2)]
-    public void Threads_that_the_system_has_do_the_work_of_those_that_it_has_not(int threads) => WithThreads(threads, () =>
+    public void Available_threads_do_the_work_of_those_that_cannot_start(int threads) => WithThreads(threads, () =>
     {
         using WakeUp wakeUp = new();
         HashSet<int> workers = [];
@@ -464,7 +464,7 @@ public sealed class QueueLimitTests
     });
 
     [Fact]
-    public void System_without_a_thread_for_a_worker_is_71() => WithThreads(0, () =>
+    public void Failure_to_start_any_worker_thread_is_71() => WithThreads(0, () =>
     {
         using WakeUp wakeUp = new();
         Worker worker = new(job => job);
@@ -480,7 +480,7 @@ public sealed class QueueLimitTests
     });
 
     [Fact]
-    public void Thread_goes_on_after_an_exception_outside_its_job()
+    public void Thread_continues_after_an_exception_outside_its_job()
     {
         // Without a wake-up object, the worker throws after its job, as it would if memory ran out.
         using WorkQueue<int> queue = new(1, 4, () => new Worker(job => job), null!);
@@ -517,7 +517,7 @@ public sealed class QueueLimitTests
     }
 
     [Fact]
-    public void Work_queue_keeps_nothing_of_a_job_that_has_ended()
+    public void Work_queue_keeps_no_reference_to_an_ended_job()
     {
         using WakeUp wakeUp = new();
         using WorkQueue<Held> queue = new(1, 4, () => new HeldWorker(), wakeUp);

@@ -18,7 +18,7 @@ public sealed class QueueTests
     [InlineData("ring", 32, true)]
     [InlineData("sync", 1, false)]
     [InlineData("sync", 7, true)]
-    public void Thousands_of_transfers_at_random_places_leave_the_file_as_a_model_says(string kind, int depth, bool direct)
+    public void Thousands_of_transfers_at_random_places_leave_the_file_equal_to_a_model(string kind, int depth, bool direct)
     {
         const int Length = 4 << 20;
         const int Seed = 4711;
@@ -84,7 +84,7 @@ public sealed class QueueTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
-    public void Full_queue_refuses_and_takes_again_after_a_wait(string kind)
+    public void Full_queue_refuses_a_request_and_accepts_it_after_a_wait(string kind)
     {
         using QueueFixture fixture = new(kind, 65536, 4);
         Slice buffer = fixture.Arena.Take(4096)!.Value;
@@ -156,7 +156,7 @@ public sealed class QueueTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
-    public void Signal_of_another_thread_ends_a_wait_with_nothing(string kind)
+    public void Signal_of_another_thread_ends_a_wait_without_a_completion(string kind)
     {
         using QueueFixture fixture = new(kind, 4096, 4);
         BlockCompletion[] completions = new BlockCompletion[4];
@@ -187,7 +187,7 @@ public sealed class QueueTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
-    public void Queue_can_be_disposed_with_requests_queued_and_none_of_them_has_begun(string kind)
+    public void Requests_queued_before_disposal_are_not_started(string kind)
     {
         using QueueFixture fixture = new(kind, 4096, 4);
         IBlockQueue queue = QueueFixture.Make(kind, [fixture.Device], fixture.Arena, fixture.WakeUp, 4);
@@ -200,7 +200,7 @@ public sealed class QueueTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
-    public void Next_queue_on_the_same_wake_up_hears_signals_that_the_last_one_did_not(string kind)
+    public void Next_queue_on_the_same_wake_up_gets_signals_that_the_previous_one_did_not(string kind)
     {
         using QueueFixture fixture = new("sync", 4096, 4);
         IBlockQueue first = QueueFixture.Make(kind, [fixture.Device], fixture.Arena, fixture.WakeUp, 4);

@@ -105,7 +105,7 @@ public sealed class RingFaultTests
     [InlineData(Call.Refuses, Errno.EBUSY)]
     [InlineData(Call.TakesOne, 0)]
     [InlineData(Call.CompletesNothing, 0)]
-    public void Call_that_goes_wrong_at_any_time_for_a_while_changes_nothing(Call kind, int errno)
+    public void Temporary_fault_of_any_call_does_not_change_the_result(Call kind, int errno)
     {
         foreach (int inARow in new[] { 1, 3 })
         {
@@ -126,7 +126,7 @@ public sealed class RingFaultTests
     [InlineData(Errno.EBADF)]
     [InlineData(Errno.EFAULT)]
     [InlineData(Errno.ENXIO)]
-    public void Call_that_fails_for_good_at_any_time_breaks_the_queue_with_its_errno(int errno)
+    public void Permanent_fault_of_any_call_fails_the_queue_with_its_errno(int errno)
     {
         Machine clean = new(1);
         Assert.Null(clean.CopyHalf());
@@ -151,7 +151,7 @@ public sealed class RingFaultTests
 
     [Theory]
     [MemberData(nameof(Ends))]
-    public void Completion_that_comes_back_short_at_any_time_goes_on_at_a_granule(int granule, int moved)
+    public void Any_short_completion_continues_at_a_granule(int granule, int moved)
     {
         int Short(int length) => moved > 0 ? Math.Min(moved, length) : Math.Max(1, length + moved);
         int completions = 1;
@@ -170,7 +170,7 @@ public sealed class RingFaultTests
     [InlineData(-Errno.ENOSPC, Errno.ENOSPC)]
     [InlineData(-Errno.ENODEV, Errno.ENODEV)]
     [InlineData(-Errno.ECANCELED, Errno.EBADF)]
-    public void Completion_that_fails_at_any_time_is_the_failure_of_its_transfer_and_nothing_stays_in_flight(int result, int errno)
+    public void Any_failed_completion_fails_its_transfer_and_nothing_stays_in_flight(int result, int errno)
     {
         for (int k = 0; k < 2 * Count; k++)
         {
@@ -186,7 +186,7 @@ public sealed class RingFaultTests
     [Theory]
     [InlineData(Errno.EINTR)]
     [InlineData(Errno.EAGAIN)]
-    public void Completion_that_says_try_again_at_any_time_is_asked_again(int errno)
+    public void Any_completion_with_a_temporary_errno_is_repeated(int errno)
     {
         for (int k = 0; k < 2 * Count; k++)
         {

@@ -15,7 +15,7 @@ public sealed class RingOfThisKernelTests
     [InlineData(Errno.ENOSYS, "has no io_uring")]
     [InlineData(Errno.ENOMEM, "RLIMIT_MEMLOCK")]
     [InlineData(Errno.EINVAL, "does not know")]
-    public void Refused_ring_is_an_answer_and_the_synchronous_queue_goes_on(int errno, string sentence)
+    public void Refused_ring_has_a_reason_and_the_synchronous_queue_replaces_it(int errno, string sentence)
     {
         using QueueFixture fixture = new("sync", 4096, 4);
         OwnThread.Refusing(OwnThread.SYS_io_uring_setup, errno, () =>
@@ -30,7 +30,7 @@ public sealed class RingOfThisKernelTests
     }
 
     [Fact]
-    public void Ring_whose_buffers_may_not_be_pinned_works_with_plain_ones()
+    public void Ring_whose_buffers_cannot_be_pinned_works_with_unpinned_ones()
     {
         using QueueFixture fixture = new("sync", 65536, 4);
         Slice buffer = fixture.Arena.Take(4096)!.Value;
@@ -89,7 +89,7 @@ public sealed class RingOfThisKernelTests
     [Theory]
     [InlineData("ring")]
     [InlineData("sync")]
-    public void Signals_that_arrive_all_the_time_change_nothing(string kind)
+    public void Signals_that_arrive_continuously_do_not_change_the_result(string kind)
     {
         OwnThread.Interrupted(sent =>
         {
@@ -118,7 +118,7 @@ public sealed class RingOfThisKernelTests
     }
 
     [RootFact]
-    public void Loop_device_is_read_and_written_past_the_page_cache()
+    public void Loop_device_is_read_and_written_with_direct_io()
     {
         using TempFolder folder = new();
         byte[] content = new byte[4 << 20];

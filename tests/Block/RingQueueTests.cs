@@ -60,7 +60,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Command_of_a_driver_goes_beside_the_requests_and_its_end_goes_to_the_listener()
+    public void Command_of_a_driver_is_queued_beside_requests_and_its_completion_goes_to_the_listener()
     {
         using Fixture fixture = new(4, 8, 16);
         List<IoUringSqe> seen = [];
@@ -89,7 +89,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Interrupted_wait_waits_on()
+    public void Interrupted_wait_continues()
     {
         using Fixture fixture = new(4, 8, 16);
         int interruptions = 0;
@@ -101,7 +101,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Requests_that_the_kernel_takes_one_by_one_all_start_in_one_wait()
+    public void Requests_that_the_kernel_accepts_one_by_one_all_start_in_one_wait()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Kernel.OnEnter = (k, submit, complete) =>
@@ -118,7 +118,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Busy_ring_is_reaped_first_and_then_offered_the_requests_again()
+    public void Busy_ring_is_reaped_before_the_requests_are_submitted_again()
     {
         using Fixture fixture = new(4, 8, 2);
         List<(uint Submit, bool Busy)> enters = [];
@@ -152,7 +152,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Starved_kernel_is_asked_again_until_it_has_memory()
+    public void Submission_is_repeated_until_the_kernel_has_memory()
     {
         using Fixture fixture = new(4, 8, 16);
         int refusals = 0;
@@ -163,7 +163,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Kernel_that_is_starved_for_ever_breaks_the_queue_and_nothing_is_unmapped()
+    public void Queue_fails_if_the_kernel_never_has_memory_and_nothing_is_unmapped()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Kernel.OnEnter = (_, _, _) => -Errno.EAGAIN;
@@ -208,7 +208,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Lost_completion_breaks_the_queue()
+    public void Lost_completion_fails_the_queue()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Ask(1);
@@ -217,7 +217,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Queue_stays_full_until_completions_were_returned()
+    public void Queue_stays_full_until_completions_are_returned()
     {
         using Fixture fixture = new(2, 4, 8);
         Assert.True(fixture.Ask(1));
@@ -232,7 +232,7 @@ public sealed class RingQueueTests
     [InlineData(-Errno.EINTR)]
     [InlineData(-Errno.EAGAIN)]
     [InlineData(-Errno.ECANCELED)]
-    public void Read_of_the_wake_up_that_ends_for_nothing_is_begun_again(int result)
+    public void Read_of_the_wake_up_that_ends_without_a_signal_is_restarted(int result)
     {
         using Fixture fixture = new(4, 8, 16);
         int enters = 0;
@@ -247,7 +247,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Fatal_errno_of_enter_breaks_the_queue()
+    public void Fatal_errno_of_enter_fails_the_queue()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Kernel.OnEnter = (_, _, _) => -Errno.EBADF;
@@ -256,7 +256,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Disposal_waits_for_what_is_in_flight()
+    public void Disposal_waits_for_requests_in_flight()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Kernel.OnEnter = (k, submit, _) => k.Take(submit);
@@ -284,7 +284,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Disposal_gives_back_a_signal_that_its_own_read_swallowed()
+    public void Disposal_restores_a_signal_that_its_own_read_consumed()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Ask(1);
@@ -315,7 +315,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Disposal_takes_back_what_was_queued_and_not_begun()
+    public void Disposal_removes_requests_that_were_queued_and_not_started()
     {
         using Fixture fixture = new(4, 8, 16);
         fixture.Ask(1, BlockVerb.Write);
@@ -340,7 +340,7 @@ public sealed class RingQueueTests
     [InlineData(Errno.EMFILE, "ulimit -n")]
     [InlineData(Errno.EINVAL, "kernel")]
     [InlineData(Errno.EFAULT, "EFAULT")]
-    public void Every_errno_of_setup_has_its_sentence(int errno, string part)
+    public void Every_errno_of_setup_has_its_message(int errno, string part)
     {
         UringUnavailable refusal = UringUnavailable.Of(-errno);
         Assert.Equal(-errno, refusal.Errno);

@@ -110,7 +110,7 @@ public sealed class RingTurnTests
     }
 
     [Fact]
-    public void Completion_that_is_there_already_is_not_waited_for()
+    public void Available_completion_is_returned_without_waiting()
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -122,7 +122,7 @@ public sealed class RingTurnTests
     }
 
     [Fact]
-    public void Completion_is_returned_at_once_when_the_kernel_takes_no_more()
+    public void Completion_is_returned_immediately_when_the_kernel_accepts_no_more_requests()
     {
         foreach (int errno in (int[])[Errno.EAGAIN, Errno.EBUSY])
         {
@@ -152,7 +152,7 @@ public sealed class RingTurnTests
     }
 
     [Fact]
-    public void Turn_after_EBUSY_offers_nothing_and_does_not_wait()
+    public void Turn_after_EBUSY_submits_nothing_and_does_not_wait()
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -169,7 +169,7 @@ public sealed class RingTurnTests
     [InlineData(Errno.EBUSY, 2001)]
     [InlineData(Errno.EAGAIN, 1001)]
     [InlineData(0, 1001)]
-    public void Kernel_that_takes_nothing_is_offered_the_requests_a_thousand_times(int errno, int calls)
+    public void Requests_are_submitted_a_thousand_times_to_a_kernel_that_accepts_none(int errno, int calls)
     {
         using Fixture fixture = new();
         // The kernel has not taken the second request and the wake-up's read before it.
@@ -197,7 +197,7 @@ public sealed class RingTurnTests
     [Theory]
     [InlineData(0)]
     [InlineData(-Errno.EINTR)]
-    public void Wait_that_ends_for_nothing_is_repeated_however_often(int answer)
+    public void Wait_that_ends_without_a_completion_is_repeated_without_limit(int answer)
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -220,7 +220,7 @@ public sealed class RingTurnTests
     [Theory]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EBADF)]
-    public void Queue_that_broke_says_so_again_without_entering_the_kernel_and_closes_nothing(int errno)
+    public void Failed_queue_repeats_its_error_without_entering_the_kernel_and_closes_nothing(int errno)
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -236,7 +236,7 @@ public sealed class RingTurnTests
     [InlineData(0u)]
     [InlineData(1u)]
     [InlineData(uint.MaxValue)]
-    public void Command_of_any_tag_is_told_to_the_listener_and_is_no_request(uint tag)
+    public void Command_of_any_tag_is_passed_to_the_listener_and_does_not_count_as_a_request(uint tag)
     {
         using Fixture fixture = new();
         List<(uint, int)> ended = [];
@@ -254,7 +254,7 @@ public sealed class RingTurnTests
     [Theory]
     [InlineData(0u)]
     [InlineData(uint.MaxValue)]
-    public void Command_that_is_taken_back_at_the_end_is_no_request_in_flight(uint tag)
+    public void Command_that_is_removed_at_the_end_does_not_count_as_in_flight(uint tag)
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -269,7 +269,7 @@ public sealed class RingTurnTests
     }
 
     [Fact]
-    public void Read_of_the_wake_up_that_was_not_taken_is_taken_back_at_the_end()
+    public void Unaccepted_read_of_the_wake_up_is_removed_at_the_end()
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -303,7 +303,7 @@ public sealed class RingTurnTests
     }
 
     [Fact]
-    public void Disposal_asks_for_all_to_be_cancelled_and_does_not_wait_for_what_has_ended()
+    public void Disposal_cancels_all_requests_and_does_not_wait_for_those_that_have_ended()
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -325,7 +325,7 @@ public sealed class RingTurnTests
     }
 
     [Fact]
-    public void Disposal_ends_the_read_of_the_wake_up_by_a_signal_where_nothing_can_be_cancelled()
+    public void Disposal_ends_the_read_of_the_wake_up_by_a_signal_if_nothing_can_be_cancelled()
     {
         using Fixture fixture = new();
         fixture.Ask(1);
@@ -414,7 +414,7 @@ public sealed class RingTurnTests
     [InlineData(1, -Errno.EPERM, "forbidden")]
     [InlineData(0, -Errno.EPERM, "forbidden")]
     [InlineData(-Errno.EINTR, -Errno.ENXIO, "does nothing ended with ENXIO")]
-    public void First_request_that_has_not_ended_is_waited_for_again(int first, int second, string sentence)
+    public void Wait_for_the_first_request_is_repeated_until_it_has_ended(int first, int second, string sentence)
     {
         using Arena arena = new(65536);
         using WakeUp wakeUp = new();

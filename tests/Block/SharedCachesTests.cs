@@ -21,7 +21,7 @@ public sealed class SharedCachesTests
     [InlineData(0, 512)]
     [InlineData(1024, 0)]
     [InlineData(0, 4096)]
-    public void What_was_written_through_one_loop_device_is_read_through_another_on_the_same_file(int sourceStart, int targetStart)
+    public void Data_written_through_one_loop_device_is_read_through_another_on_the_same_file(int sourceStart, int targetStart)
     {
         const int Size = 1 << 20;
         using TempFolder folder = new();
@@ -46,7 +46,7 @@ public sealed class SharedCachesTests
     }
 
     [Fact]
-    public void A_file_and_itself_are_coherent()
+    public void File_is_coherent_with_itself()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["disk"], new byte[8192]);

@@ -65,7 +65,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void New_socket_takes_connections_of_its_owner_only_and_goes_with_its_server()
+    public void New_socket_accepts_only_its_owner_and_is_removed_with_its_server()
     {
         using (SocketFile socket = SocketFile.Listen(Path, 1))
         {
@@ -88,7 +88,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Socket_of_a_server_that_lives_stays_its_own()
+    public void Socket_of_a_live_server_is_not_taken()
     {
         using Socket other = Listener(Path);
         Assert.Contains(Path, Refused(Path, ExitCode.InUse).Message, StringComparison.Ordinal);
@@ -96,7 +96,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void File_that_is_no_socket_stays()
+    public void File_that_is_not_a_socket_is_kept()
     {
         File.WriteAllText(Path, "kept");
         Refused(Path, ExitCode.CannotCreate);
@@ -112,7 +112,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Refused_path_costs_no_descriptor()
+    public void Refused_path_leaves_no_descriptor_open()
     {
         using Socket other = Listener(Path);
         Refused(Path, ExitCode.InUse);
@@ -120,7 +120,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Name_that_another_server_has_taken_meanwhile_stays_when_the_first_ends()
+    public void Socket_that_another_server_has_put_in_place_meanwhile_stays_when_the_first_ends()
     {
         SocketFile first = SocketFile.Listen(Path, 1);
         File.Delete(Path);
@@ -192,7 +192,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Dead_servers_name_that_others_hold_or_take_meanwhile()
+    public void Name_of_a_dead_server_that_others_hold_or_take_meanwhile_is_handled()
     {
         // Another process keeps the folder locked: the server continues without the lock after a time limit.
         LeaveStale(Path);
@@ -242,7 +242,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Socket_in_the_current_folder_and_in_the_root_is_replaced_as_well()
+    public void Stale_socket_in_the_current_folder_and_in_the_root_is_replaced()
     {
         foreach ((string path, string folder) in ((string, string)[])[("name", "."), ("/name", "/"), ("/a/name", "/a"), ("a/name", "a")])
         {
@@ -262,7 +262,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Descriptor_0_is_a_descriptor()
+    public void Descriptor_0_is_valid()
     {
         List<uint> asked = [];
         uint[] calls = [OwnThread.SYS_socket, OwnThread.SYS_fchmod, OwnThread.SYS_bind, OwnThread.SYS_listen, OwnThread.SYS_close];
@@ -303,7 +303,7 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Fact]
-    public void Refusals_are_told_in_full()
+    public void Refusals_have_complete_messages()
     {
         Assert.Equal("'' is not a valid path for a socket", Refused("", ExitCode.Usage).Message);
         string longest = _folder[new string('x', 200)];

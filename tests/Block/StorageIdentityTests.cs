@@ -47,7 +47,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void The_same_pieces_in_the_same_order_are_equal_however_they_are_cut()
+    public void Same_pieces_in_the_same_order_are_equal_with_any_boundaries()
     {
         Assert.Equal(StorageRelation.Equal, Relation(Of((s_disk, 0, MiB), (s_disk, MiB, MiB)), Of((s_disk, 0, 2 * MiB))));
         Assert.Equal(StorageRelation.Equal, Relation(Of((s_disk, 0, MiB), (s_other, 0, MiB)), Of((s_disk, 0, MiB), (s_other, 0, MiB))));
@@ -60,7 +60,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void Ranges_in_common_are_told_in_bytes_of_both_devices()
+    public void Shared_ranges_are_given_in_bytes_of_both_devices()
     {
         StorageIdentity target = Of((s_other, 0, MiB), (s_disk, 4 * MiB, 2 * MiB)),
             source = Of((s_disk, 5 * MiB, 4 * MiB), (s_other, 512, 1024));
@@ -72,7 +72,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void A_layer_over_the_same_device_is_not_known_and_is_named()
+    public void Relation_through_a_layer_over_the_same_device_is_unknown_and_names_the_layer()
     {
         Assert.Equal(StorageRelation.Unknown, Relation(Of((s_crypt, 0, MiB)), Of((s_disk, 9 * MiB, MiB))));
         _ = Of((s_disk, 0, MiB)).RelationTo(Of((s_crypt, 0, MiB)), out string layer);
@@ -87,7 +87,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void Two_files_are_two_files_and_a_file_may_be_anywhere_on_its_device()
+    public void Two_files_are_disjoint_and_a_file_may_lie_anywhere_on_its_device()
     {
         Assert.Equal(StorageRelation.Disjoint, Relation(Of((s_file, 0, MiB)), Of((s_file2, 0, MiB))));
         Assert.Equal(StorageRelation.Unknown, Relation(Of((s_file, 0, MiB)), Of((s_crypt, 5 * MiB, MiB))));
@@ -97,7 +97,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void A_table_of_the_device_mapper_is_read_as_the_kernel_writes_it()
+    public void Table_of_the_device_mapper_is_parsed()
     {
         byte[] message = Message(("linear", 0, 2048, "8:2 4096"), ("crypt", 2048, 100, "aes-xts-plain64 - 0 8:3 0"),
             ("linear", 2148, 52, "259:65536 0"), ("zero", 2200, 8, ""));
@@ -115,7 +115,7 @@ public sealed class StorageIdentityTests
     }
 
     [RootFact]
-    public void Windows_of_any_depth_lead_to_the_file()
+    public void Loop_devices_of_any_depth_lead_to_the_file()
     {
         using TempFolder folder = new();
         string file = folder["image"];
@@ -129,7 +129,7 @@ public sealed class StorageIdentityTests
     }
 
     [RootFact]
-    public void A_partition_of_a_loop_device_is_where_it_begins_and_not_where_the_disk_does()
+    public void Partition_of_a_loop_device_begins_at_its_own_offset()
     {
         using TempFolder folder = new();
         string file = folder["image"];
@@ -222,7 +222,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void What_two_branches_of_a_stack_share_is_told_once()
+    public void Range_shared_by_two_branches_of_a_stack_is_reported_once()
     {
         StorageBottom top = StorageBottom.OfDevice(252, 20), left = StorageBottom.OfDevice(252, 21),
             right = StorageBottom.OfDevice(252, 22);
@@ -246,7 +246,7 @@ public sealed class StorageIdentityTests
     }
 
     [Fact]
-    public void Layer_that_stands_between_is_found_among_several_pieces()
+    public void Layer_in_between_is_found_among_several_pieces()
     {
         StorageIdentity several = Of((s_other, 50 * MiB, MiB), (s_crypt, 0, MiB), (s_raid, 0, MiB));
         Assert.Equal(StorageRelation.Unknown, several.RelationTo(Of((s_other, 60 * MiB, MiB), (s_disk, 25 * MiB, MiB)), out string layer));

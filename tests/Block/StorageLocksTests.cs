@@ -33,7 +33,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void A_reader_and_a_writer_meet_through_loop_devices_made_before_and_later_and_through_another_node()
+    public void Reader_and_writer_conflict_through_earlier_and_later_loop_devices_and_another_node()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[1 << 20]);
@@ -54,7 +54,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Ranges_of_one_file_that_do_not_meet_are_used_side_by_side()
+    public void Disjoint_ranges_of_one_file_are_used_at_the_same_time()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[1 << 20]);
@@ -80,7 +80,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void What_this_process_has_locked_is_no_obstacle_for_a_source_that_shares_it()
+    public void Own_locks_do_not_prevent_the_use_of_a_source_that_shares_the_storage()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[1 << 20]);
@@ -97,7 +97,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Lock_files_go_with_their_last_user()
+    public void Lock_files_are_removed_with_their_last_user()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[4096]);
@@ -183,7 +183,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void What_another_device_of_this_process_has_locked_is_left_to_it()
+    public void Range_locked_by_another_device_of_this_process_is_left_to_that_device()
     {
         StorageLocks first = Take(alone: true, whole: false, null, (s_other, 100, 50))!;
         foreach ((long offset, long length, (long From, long To)[] own) in new (long, long, (long, long)[])[]
@@ -204,7 +204,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Ranges_are_locked_in_one_order_and_what_is_wanted_alone_comes_last()
+    public void Ranges_are_locked_in_one_order_and_exclusive_ones_last()
     {
         List<string> opened = [];
         StorageLocks? locks = null;
@@ -222,7 +222,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Device_that_is_held_as_a_name_only_is_noted_until_the_note_is_closed()
+    public void Device_that_is_only_another_name_is_noted_until_the_note_is_closed()
     {
         Assert.False(StorageLocks.IsNoted(s_major, 1));
         int note = StorageLocks.NoteName(s_major, 1), second = StorageLocks.NoteName(s_major, 1);
@@ -254,7 +254,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Locks_are_taken_and_ended_in_one_order_of_calls()
+    public void Locks_are_acquired_and_released_in_a_fixed_order_of_calls()
     {
         LockCalls calls = new();
         calls.Run(() =>
@@ -282,7 +282,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Place_that_cannot_be_had_is_gone_without()
+    public void Unavailable_lock_folder_is_tolerated()
     {
         foreach ((string call, int errno) in new[] { ("mkdir", Errno.EPERM), ("mkdir", Errno.EROFS), ("mkdir", Errno.ENOSPC),
             ("open .snapuserd", Errno.EACCES),
@@ -309,7 +309,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Place_that_is_something_else_or_open_to_others_is_refused()
+    public void Lock_folder_of_another_type_or_open_to_others_is_refused()
     {
         foreach ((int errno, ExitCode code) in new[]
         {
@@ -349,7 +349,7 @@ public sealed class StorageLocksTests
 
     [RootTheory]
     [MemberData(nameof(Unavailable))]
-    public void File_or_lock_that_is_not_to_be_had_is_left_out_and_the_others_are_locked(int errno)
+    public void Unavailable_lock_file_or_lock_is_skipped_and_the_others_are_locked(int errno)
     {
         foreach (string call in new[] { $"open {Disk(1)}", $"lock {Disk(1)} alone 0+10" })
         {
@@ -378,7 +378,7 @@ public sealed class StorageLocksTests
     [InlineData(Errno.EIO, ExitCode.Permission)]
     [InlineData(Errno.EISDIR, ExitCode.Permission)]
     [InlineData(Errno.EBADF, ExitCode.Permission)]
-    public void Lack_or_failure_ends_all_of_it_and_leaves_nothing_locked(int errno, ExitCode code)
+    public void Shortage_or_failure_ends_the_locking_and_leaves_nothing_locked(int errno, ExitCode code)
     {
         foreach (string call in new[] { $"open {Disk(2)}", $"lock {Disk(2)} alone 0+10" })
         {
@@ -397,7 +397,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Interrupted_calls_are_made_again_and_a_lock_in_the_way_ends_all_of_it()
+    public void Interrupted_calls_are_repeated_and_a_conflicting_lock_ends_the_locking()
     {
         int opens = 0, locked = 0;
         LockCalls calls = new()
@@ -496,7 +496,7 @@ public sealed class StorageLocksTests
     [InlineData("named", Errno.EACCES, 1)]
     [InlineData("named", Errno.EPERM, 1)]
     [InlineData("named", Errno.ENOENT, 2)]
-    public void File_whose_name_cannot_be_asked_counts_as_named(string call, int errno, int opens)
+    public void Lock_file_whose_name_cannot_be_checked_counts_as_named(string call, int errno, int opens)
     {
         // Two calls each time: after a refused statx the code calls fstatat.
         int asked = 0, most = call == "status" ? 4 : errno == Errno.EPERM ? 2 : 1;
@@ -513,7 +513,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Lock_ends_with_its_user_although_a_child_has_the_file_open_but_not_if_it_is_left_to_the_child()
+    public void Lock_ends_with_its_user_even_if_a_child_has_the_file_open_unless_the_child_inherits_it()
     {
         foreach (bool leave in new[] { true, false })
         {
@@ -540,7 +540,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Note_that_cannot_be_made_is_none()
+    public void Note_that_cannot_be_made_is_absent()
     {
         string name = $"name-{s_major}:7";
         foreach (string call in new[] { "mkdir", "open .snapuserd", $"open {name}" })
@@ -568,7 +568,7 @@ public sealed class StorageLocksTests
     }
 
     [RootFact]
-    public void Descriptor_0_is_a_descriptor()
+    public void Descriptor_0_is_valid()
     {
         string name = $"name-{s_major}:7";
         foreach (string zero in new[] { ".snapuserd", Disk(1), name })

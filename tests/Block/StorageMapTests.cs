@@ -39,7 +39,7 @@ public sealed class StorageMapTests
     }
 
     [Fact]
-    public void A_block_across_two_ranges_that_continue_each_other_lies_exactly_there()
+    public void Block_across_two_contiguous_ranges_is_found_at_its_exact_place()
     {
         StorageMap map = new([new SharedRange(4608, 8704, 4096), new SharedRange(0, 4096, 4608)]);
         Assert.True(map.LiesExactlyAt(4096, 4096, 8192));
@@ -66,7 +66,7 @@ public sealed class StorageMapTests
     }
 
     [Fact]
-    public void Range_without_offsets_is_refused_by_name_and_the_longest_is_taken()
+    public void Range_with_invalid_offsets_is_refused_by_name_and_the_longest_is_accepted()
     {
         foreach (SharedRange range in (SharedRange[])[new(-1, 0, 512), new(0, -1, 512), new(0, 0, -1), new(512, 0, long.MaxValue - 511)])
         {

@@ -90,7 +90,7 @@ public sealed class StorageResolverTests : IDisposable
     [InlineData(1 << 20, 4)]
     [InlineData(4 << 20, 5)]
     [InlineData((4 << 20) + 1, 5)]
-    public void Table_is_asked_for_with_more_room_until_it_fits(int needed, int questions)
+    public void Table_is_requested_with_a_larger_buffer_until_it_fits(int needed, int questions)
     {
         AddMapped("dm-3", 3, 100, [], ("linear", 0, 100, "8:16 7"));
         _needed = needed;
@@ -103,7 +103,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Table_is_asked_for_by_the_kernels_node_or_else_by_the_one_in_dev()
+    public void Table_is_requested_by_the_node_of_the_kernel_or_else_by_the_node_in_dev()
     {
         AddMapped("dm-3", 3, 100, [], ("zero", 0, 100, ""));
         foreach ((int own, int other, bool found) in ((int, int, bool)[])[(0, -Errno.ENOENT, true), (-Errno.ENOENT, 0, true),
@@ -141,11 +141,11 @@ public sealed class StorageResolverTests : IDisposable
     [InlineData("8:16 x", false)]
     [InlineData("8:16 -7", false)]
     [InlineData("4294967296:1 7", false)]
-    public void Line_of_a_table_that_is_not_as_the_kernel_writes_it_is_refused(string parameters, bool isLine) =>
+    public void Malformed_line_of_a_table_is_refused(string parameters, bool isLine) =>
         Assert.Equal(isLine, DeviceTable.Parse(StorageIdentityTests.Message(("linear", 0, 8, parameters))) != null);
 
     [Fact]
-    public void Table_ends_where_its_message_does()
+    public void Table_ends_with_its_message()
     {
         byte[] message = StorageIdentityTests.Message(("error", long.MaxValue / 512, long.MaxValue / 512, ""), ("zero", 0, 1, ""));
         DeviceTableLine first = new("error", long.MaxValue / 512 * 512, long.MaxValue / 512 * 512, 0, 0, 0);
@@ -182,7 +182,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Targets_that_cannot_be_followed_are_layers_and_those_over_nothing_are_not()
+    public void Targets_that_cannot_be_followed_are_layers_unless_they_are_over_no_device()
     {
         AddMapped("dm-5", 5, 300, ["sda1"], ("crypt", 0, 100, "aes 0 8:17 0"), ("zero", 100, 100, ""), ("linear", 200, 100, "8:32 5"));
         AddMapped("dm-6", 6, 100, ["sda2"], ("error", 0, 100, ""));
@@ -244,7 +244,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Other_names_of_a_storage_are_held_alone_but_for_those_that_the_kernel_keeps()
+    public void Other_names_of_a_storage_are_held_exclusively_except_those_that_the_kernel_protects()
     {
         _devices.Add("loop3", 7, 3, 2048);
         _devices.Add("loop4", 7, 4, 2048);
@@ -356,7 +356,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void File_below_a_loop_device_is_found_by_either_name_and_only_if_it_is_that_file()
+    public void File_below_a_loop_device_is_found_by_either_name_if_it_is_the_same_file()
     {
         using TempFolder folder = new();
         string shortName = folder["image"];
@@ -418,7 +418,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Loop_device_that_tells_nothing_is_a_device_of_its_own()
+    public void Loop_device_without_status_is_a_separate_device()
     {
         _devices.Add("loop4", 7, 4, 80);
         foreach (int errno in (int[])[Errno.EPERM, Errno.EACCES])
@@ -449,7 +449,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Loop_device_is_asked_by_the_descriptor_that_is_open_also_if_it_is_0()
+    public void Loop_device_is_queried_by_its_open_descriptor_even_if_that_is_0()
     {
         _devices.Add("loop4", 7, 4, 80);
         _devices.Loops["loop4"] = new LoopInfo64 { RDevice = Libc.EncodeDevice(8, 32), Offset = 512 };
@@ -465,7 +465,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Storage_has_the_length_that_was_measured_and_an_empty_file_a_byte()
+    public void Storage_has_the_measured_length_and_an_empty_file_has_one_byte()
     {
         Assert.Empty(OfOpen(8, 32, 0).Storage.Pieces);
         Assert.Equal([On(8, 32, 0, 1)], OfOpen(8, 32, 1).Storage.Pieces);
@@ -479,7 +479,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Window_that_ends_or_begins_inside_a_line_has_its_bytes_and_no_others()
+    public void Range_that_ends_or_begins_inside_a_line_has_exactly_its_bytes()
     {
         AddMapped("dm-5", 5, 200, ["sdb"], ("linear", 0, 100, "8:32 1000"), ("linear", 100, 100, "8:32 3000"));
         AddMapped("dm-6", 6, 200, ["sda1"], ("crypt", 0, 100, "x"), ("linear", 100, 100, "8:32 5"));
@@ -496,7 +496,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Devices_below_a_layer_are_claimed_and_one_below_two_loop_devices_is_told_once()
+    public void Devices_below_a_layer_are_claimed_and_one_below_two_loop_devices_is_reported_once()
     {
         foreach ((string name, uint minor, ulong below) in ((string, uint, ulong)[])[("loop1", 1, Libc.EncodeDevice(9, 1)),
             ("loop3", 3, Libc.EncodeDevice(8, 17)),
@@ -513,7 +513,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void Files_below_loop_devices_are_told_by_their_part_of_the_device()
+    public void Files_below_loop_devices_are_reported_with_their_part_of_the_device()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[8192]);
@@ -637,7 +637,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [RootFact]
-    public void What_is_held_are_descriptors_also_without_notes_and_also_number_0()
+    public void Holds_are_descriptors_even_without_notes_and_even_descriptor_0()
     {
         StorageIdentity storage = AddTwins();
         _devices.RefusedAlone = name => name == "twin1" ? -Errno.EPERM : 0;
@@ -680,7 +680,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void All_below_a_mapped_device_is_claimed_however_deep()
+    public void Devices_below_a_mapped_device_are_claimed_at_any_depth()
     {
         AddMapped("dm-0", 0, 50, ["sda1"], ("linear", 0, 50, "8:17 10"));
         AddMapped("dm-1", 1, 50, ["dm-0"], ("linear", 0, 50, "252:0 0"));
@@ -692,7 +692,7 @@ public sealed class StorageResolverTests : IDisposable
     }
 
     [Fact]
-    public void File_below_a_loop_device_that_cannot_be_locked_is_closed_and_left_out()
+    public void File_below_a_loop_device_that_cannot_be_locked_is_closed_and_skipped()
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[8192]);

@@ -94,7 +94,7 @@ public sealed class WorkQueueTests
     }
 
     [Fact]
-    public void Queue_is_full_until_an_end_was_reaped_not_only_reached()
+    public void Queue_is_full_until_an_ended_job_is_reaped()
     {
         using WakeUp wakeUp = new();
         using WorkQueue<int> queue = new(2, 3, Worker.Factory([], job => job), wakeUp);
@@ -107,7 +107,7 @@ public sealed class WorkQueueTests
     }
 
     [Fact]
-    public void Job_that_throws_ends_negatively_and_the_others_go_on()
+    public void Job_that_throws_ends_with_a_negative_result_and_the_others_continue()
     {
         using WakeUp wakeUp = new();
         using WorkQueue<int> queue =
@@ -136,7 +136,7 @@ public sealed class WorkQueueTests
     }
 
     [Fact]
-    public void Disposal_waits_for_the_job_that_runs_and_drops_the_others()
+    public void Disposal_waits_for_the_running_job_and_drops_the_others()
     {
         List<Worker> workers = [];
         using WakeUp wakeUp = new();
@@ -162,7 +162,7 @@ public sealed class WorkQueueTests
     }
 
     [Fact]
-    public void Worker_that_cannot_be_made_is_the_callers_error_and_leaves_nothing()
+    public void Failure_to_create_a_worker_is_thrown_to_the_caller_and_leaves_nothing()
     {
         List<Worker> workers = [];
         using WakeUp wakeUp = new();

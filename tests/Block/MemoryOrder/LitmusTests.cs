@@ -72,7 +72,7 @@ public sealed class LitmusTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void The_explorer_finds_an_outcome_where_and_only_where_the_architecture_allows_it(string name)
+    public void Explorer_finds_an_outcome_if_and_only_if_the_architecture_allows_it(string name)
     {
         (bool allowed, Func<MemoryProgram> make) = s_tests[name];
         string? found = Explorer.FindBad(make(), out int states);

@@ -74,7 +74,7 @@ public sealed class ProtocolTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void It_holds_in_every_order(string name)
+    public void Protocol_holds_in_every_order(string name)
     {
         string? found = Explorer.FindBad(Find(name).Make(new Barriers()), out int states);
         Assert.True(found == null, found);
@@ -83,16 +83,17 @@ public sealed class ProtocolTests
 
     [Theory]
     [MemberData(nameof(Removals))]
-    public void Without_one_barrier_it_fails_unless_that_one_says_why_it_is_there(string name, string barrier)
+    public void Protocol_fails_without_a_barrier_unless_the_barrier_is_listed_as_not_needed(string name, string barrier)
     {
         Protocol protocol = Find(name);
         string? found = Explorer.FindBad(protocol.Make(new Barriers(barrier)));
         bool needed = !protocol.NotNeeded.ContainsKey(barrier);
-        Assert.True(needed == (found != null), needed ? "the model holds without the barrier" : $"the barrier is needed, but listed as not needed:\n{found}");
+        Assert.True(needed == (found != null),
+            needed ? "the model holds without the barrier" : $"the barrier is needed, but listed as not needed:\n{found}");
     }
 
     [Fact]
-    public void What_is_said_not_to_be_needed_is_there()
+    public void Every_barrier_listed_as_not_needed_exists()
     {
         foreach (Protocol protocol in Protocols.All) Assert.Empty(protocol.NotNeeded.Keys.Except(BarriersOf(protocol)));
     }
@@ -102,7 +103,7 @@ public sealed class ProtocolTests
     /// store.
     /// </summary>
     [Fact]
-    public void A_signal_that_is_taken_by_a_volatile_write_is_lost()
+    public void Signal_taken_by_a_volatile_write_can_be_lost()
     {
         Assert.Null(Explorer.FindBad(Protocols.WakeUps(new Barriers())));
         Assert.NotNull(Explorer.FindBad(Protocols.WakeUps(new Barriers(), takenByStore: true)));
@@ -110,7 +111,7 @@ public sealed class ProtocolTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void The_source_has_the_barriers_that_the_model_has(string name)
+    public void Source_has_the_barriers_of_the_model(string name)
     {
         foreach (Source source in Find(name).Sources)
         {
@@ -127,7 +128,7 @@ public sealed class ProtocolTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void A_shared_field_is_used_with_its_barriers_only(string name)
+    public void Shared_field_is_used_only_with_its_barriers(string name)
     {
         foreach ((string file, string field, string[] plainUses) in Find(name).Fields)
         {
@@ -148,7 +149,7 @@ public sealed class ProtocolTests
     }
 
     [Fact]
-    public void The_document_names_every_protocol_and_every_file_that_has_a_barrier()
+    public void Document_names_every_protocol_and_every_file_with_a_barrier()
     {
         foreach (Protocol protocol in Protocols.All)
             foreach (string name in BarriersOf(protocol).Append(protocol.Name)) Assert.Contains(name, s_document);
@@ -178,12 +179,13 @@ public sealed class ProtocolTests
         string[] differing = [.. found.Keys.Union(s_barriers.Keys)
             .Where(path => found.GetValueOrDefault(path) != s_barriers.GetValueOrDefault(path))
             .Select(path => $"{path}: {found.GetValueOrDefault(path)} uses, {s_barriers.GetValueOrDefault(path)} in this table")];
-        Assert.True(differing.Length == 0, "describe these uses in docs/memory-order.md, then correct this table:\n" + string.Join('\n', differing));
+        Assert.True(differing.Length == 0,
+            "describe these uses in docs/memory-order.md, then correct this table:\n" + string.Join('\n', differing));
     }
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void A_member_that_counts_on_a_callers_lock_has_no_new_caller(string name)
+    public void Member_that_relies_on_the_lock_of_its_callers_has_no_new_caller(string name)
     {
         foreach ((string file, string member, int times) in Find(name).Mentions)
         {
