@@ -9,7 +9,7 @@ internal static class Kernels
 {
     internal static void Run(TextWriter output, int bytes, int turns)
     {
-        // A small window is processed several times per measurement, because the clock would be too coarse otherwise.
+        // A small window is processed several times per measurement, because the clock is too coarse for one pass.
         int rounds = Math.Max(1, (64 << 20) / bytes / (bytes < 1 << 20 ? 64 : 1));
         byte[] from = GC.AllocateUninitializedArray<byte>(bytes, pinned: true);
         byte[] to = GC.AllocateUninitializedArray<byte>(bytes, pinned: true);

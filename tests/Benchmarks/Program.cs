@@ -27,7 +27,7 @@ internal static class Program
         return MergeBenchmark.Run(Console.Out, options);
     }
 
-    /// <summary>Everything but merges; with <paramref name="tiny"/> so little of it that the tests can run it.</summary>
+    /// <summary>Runs everything except merges; with <paramref name="tiny"/>, with sizes small enough for the tests.</summary>
     internal static void Run(TextWriter output, string? snapuserd, bool tiny)
     {
         RunKernels(output, tiny);
@@ -47,7 +47,7 @@ internal static class Program
     private static void RunKernels(TextWriter output, bool tiny)
     {
         output.WriteLine("kernels, one thread");
-        // A batch that fits in the last-level cache, and one that does not.
+        // One size fits into the last-level cache, the other does not.
         Kernels.Run(output, tiny ? 1 << 16 : 2 << 20, TurnsOf(tiny));
         if (!tiny) Kernels.Run(output, 64 << 20, TurnsOf(tiny));
     }

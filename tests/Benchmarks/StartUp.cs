@@ -5,7 +5,7 @@ using System.IO;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>From fork to exit, compared with the smallest program that exists on every system.</summary>
+/// <summary>Measures the time from fork to exit, compared with the smallest program that exists on every system.</summary>
 internal static class StartUp
 {
     internal static void Run(TextWriter output, string snapuserd, int turns)

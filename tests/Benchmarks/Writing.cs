@@ -21,7 +21,7 @@ internal static class Writing
             { (CowCompression.Lz4, null, "lz4"), (CowCompression.Zstd, null, "zstd"), (CowCompression.Gz, null, "gz"),
                 (CowCompression.Brotli, 5, "brotli,5") })
         {
-            // Slow codecs get less data; the result is a rate anyway.
+            // Slow codecs get less data, which does not matter because the result is a rate.
             int length = algorithm is CowCompression.Gz or CowCompression.Brotli ? data.Length / 4 : data.Length;
             foreach (int threads in new[] { 1, Math.Max(2, Environment.ProcessorCount) })
             {

@@ -80,7 +80,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Call_is_repeated_after_an_interruption_and_for_a_limited_time_after_a_shortage()
+    public void Call_is_repeated_after_interruptions_and_a_limited_number_of_times_after_shortages()
     {
         int tries = 0;
         for (int i = 0; i < 100; i++) Assert.True(Retry.Again(-Errno.EINTR, ref tries));
@@ -92,7 +92,7 @@ public sealed class QueueEdgeTests
     }
 
     [Fact]
-    public void Flush_that_a_test_answers_is_not_performed()
+    public void Flush_that_a_test_fails_is_not_performed()
     {
         // −1 is an errno as well: EPERM.
         foreach (int answer in (int[])[-Errno.EIO, -Errno.EPERM, 0, 1])

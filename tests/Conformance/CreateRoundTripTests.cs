@@ -81,7 +81,7 @@ public sealed class CreateRoundTripTests(ITestOutputHelper output) : IDisposable
         output.WriteLine($"{what}: {created.Output.Trim()}");
         File.Copy(_folder["cow"], _folder["cow.kept"], overwrite: true);
 
-        // The base has the size that the new image needs, as if its partition had been resized before.
+        // The base has the size of the larger image, as if its partition had been resized before the merge.
         byte[] image = new byte[Math.Max(old.Length, fresh.Length)];
         Array.Fill(image, (byte)0x5a);
         old.CopyTo(image, 0);

@@ -83,7 +83,7 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
 
     [RootTheory]
     [MemberData(nameof(Refusals))]
-    public void What_cannot_be_created_is_refused_with_one_sentence_and_leaves_no_file(int code, string sentence, string[] arguments)
+    public void Invalid_request_is_refused_with_one_message_and_leaves_no_file(int code, string sentence, string[] arguments)
     {
         File.WriteAllBytes(_folder["old"], Golden.Old);
         File.WriteAllBytes(_folder["new"], Golden.New);
@@ -138,7 +138,7 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         using LoopDevice small = new(_folder["small"]);
         BinaryResult full = Binary.Run("create", "--source", _folder["old"], "--target", _folder["new"], "--output", small.Path);
         Assert.Equal(74, full.ExitCode);
-        // The incomplete COW must not pass for an update without ops.
+        // The incomplete COW must not be accepted as an update without ops.
         BinaryResult none = Binary.Run("merge", "--cow", small.Path, "--base", _folder["base"]);
         Assert.True(none.ExitCode == 65, none.ToString());
     }
@@ -154,7 +154,7 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         for (int i = 0; i < fresh.Length; i++) fresh[i] = (byte)(i % 3 == 0 ? old[i] : i * 7);
         File.WriteAllBytes(_folder["old"], old);
         File.WriteAllBytes(_folder["new"], fresh);
-        // The first write is the header. All payloads are still unwritten.
+        // The signal comes at the first write, that of the header, so all payloads are still unwritten.
         string[] command = KillAt.SignalledAt(15, 1, "pwrite64", "create", "--source", _folder["old"], "--target", _folder["new"],
             "--output", _folder["cow"],
             "--compression", compression, "--block-factor", "256k", option, "--json", "--progress", "plain");
@@ -165,8 +165,8 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
     }
 
     /// <summary>
-    /// Identical blocks replace blocks that differ from them in about every eighth byte. Each is smaller as an Xor than alone, but none is
-    /// smaller than as part of a unit.
+    /// Identical blocks replace blocks that differ from them in about every eighth byte. As an Xor, each block is smaller than as a single
+    /// Replace, but not smaller than its share of a Replace of a whole unit.
     /// </summary>
     [Theory]
     [InlineData("lz4")]

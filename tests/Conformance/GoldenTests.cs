@@ -61,7 +61,7 @@ public sealed class GoldenTests : IDisposable
     public void Golden_cow_merges_to_the_target_on_loop_devices(string name, string io)
     {
         byte[] cowBytes = Golden.Cow(name);
-        // A device is longer than the file on it. A v2 file ends at its footer, wherever the device ends.
+        // A device may be longer than the file on it: a v2 file ends at its footer, not at the end of the device.
         Array.Resize(ref cowBytes, (cowBytes.Length + 65536 + 4095) & -4096);
         string cow = Put("cow", cowBytes), image = Put("base", Golden.Old);
         using (LoopDevice cowDevice = new(cow), baseDevice = new(image))
@@ -73,7 +73,7 @@ public sealed class GoldenTests : IDisposable
 
     [Theory]
     [MemberData(nameof(CowsAndQueues))]
-    public void Golden_cow_extracts_to_the_target_and_leaves_cow_and_base_alone(string name, string io)
+    public void Golden_cow_extracts_to_the_target_and_cow_and_base_stay_unchanged(string name, string io)
     {
         string cow = Put("cow", Golden.Cow(name)), image = Put("base", Golden.Old);
         Succeeds("extract", "--cow", cow, "--base", image, "--output", _folder["out"], "--io", io, "--progress", "never");
@@ -149,7 +149,7 @@ public sealed class GoldenTests : IDisposable
     }
 
     [Fact]
-    public void Golden_cow_merges_from_a_source_of_its_own()
+    public void Golden_cow_merges_from_a_separate_source()
     {
         string cow = Put("cow", Golden.Cow("v3-lz4-64k-xor")), source = Put("source", Golden.Old), image = Put("base", Golden.Old);
         Succeeds("merge", "--cow", cow, "--base", image, "--source", source, "--source-separate");

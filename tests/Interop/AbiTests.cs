@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The C compiler proves that every struct and constant of interop agrees with the headers.</summary>
+/// <summary>Checks with the C compiler that every struct and constant of interop equals its declaration in the headers.</summary>
 public sealed class AbiTests(ITestOutputHelper output)
 {
     private static Type[] Interop => typeof(Libc).Assembly.GetTypes();
@@ -22,7 +22,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     [Theory]
     [InlineData(Architecture.X64)]
     [InlineData(Architecture.Arm64)]
-    public void Structs_and_constants_of_the_kernel_are_those_of_its_headers(Architecture architecture)
+    public void Structs_and_constants_of_the_kernel_equal_those_of_its_headers(Architecture architecture)
     {
         Type[] types = With<KernelHeaderAttribute>(architecture);
         string program = AbiProgram.Write(AbiProgram.Headers<KernelHeaderAttribute>(types), types, out int assertions);
@@ -35,7 +35,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     [Theory]
     [InlineData(Architecture.X64)]
     [InlineData(Architecture.Arm64)]
-    public void Structs_and_constants_of_libraries_are_those_of_their_headers(Architecture architecture)
+    public void Structs_and_constants_of_libraries_equal_those_of_their_headers(Architecture architecture)
     {
         Type[] types = With<LibraryHeaderAttribute>(architecture);
         string program = AbiProgram.Write(AbiProgram.Headers<LibraryHeaderAttribute>(types), types, out int assertions);
@@ -47,7 +47,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Every_foreign_struct_says_which_type_of_which_header_it_is()
+    public void Every_foreign_struct_names_its_C_type_and_header()
     {
         string[] unsaid = Interop.Where(AbiProgram.IsForeignStruct)
             .Where(t => !Has<OutOfTreeAttribute>(t)
@@ -57,7 +57,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Every_constant_with_a_C_name_says_which_header_it_is_from()
+    public void Every_constant_with_a_C_name_names_its_header()
     {
         string[] unsaid = Interop
             .Where(t => !Has<OutOfTreeAttribute>(t) && !Has<KernelHeaderAttribute>(t) && !Has<LibraryHeaderAttribute>(t))
@@ -72,7 +72,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     [InlineData(typeof(WrongOffset), "WrongOffset.Nsec lies at 0")]
     [InlineData(typeof(WrongFieldSize), "WrongFieldSize.Nsec has 4 bytes")]
     [InlineData(typeof(UnknownField), "tv_fortnight")]
-    public void Checker_notices(Type type, string complaint)
+    public void Checker_detects_a_wrong_declaration(Type type, string complaint)
     {
         string program = AbiProgram.Write(["time.h", "errno.h"], [type], out _);
         Assert.Contains(complaint, CCompiler.CheckAgainstLibraries(program, Architecture.X64), StringComparison.Ordinal);
@@ -96,7 +96,7 @@ public sealed class AbiTests(ITestOutputHelper output)
 
     /// <summary>A property of the same name returns the value of the running architecture.</summary>
     [Fact]
-    public void Constants_of_one_architecture_are_what_their_property_gives_on_it()
+    public void Property_returns_the_constant_of_the_running_architecture()
     {
         Architecture own = RuntimeInformation.ProcessArchitecture;
         FieldInfo[] constants = Interop.Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == own)
@@ -106,7 +106,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void What_holds_for_one_architecture_only_has_a_counterpart_on_the_other()
+    public void Constant_of_one_architecture_has_a_counterpart_on_the_other()
     {
         string[] OfArchitecture(Architecture architecture) => Interop
             .Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == architecture)
@@ -117,7 +117,7 @@ public sealed class AbiTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Missing_header_is_answered_with_the_package_that_has_it()
+    public void Missing_header_is_reported_with_its_package()
     {
         string complaints = CCompiler.CheckAgainstLibraries("#include <brotli/no_such_thing.h>\n", RuntimeInformation.OSArchitecture);
         Assert.Equal("libbrotli-dev", CCompiler.MissingPackage(complaints));

@@ -10,7 +10,7 @@ namespace Snapuserd.Tests.Interop;
 public sealed class ByteTextTests
 {
     [Fact]
-    public void Every_sequence_of_one_two_and_three_bytes_comes_back()
+    public void Every_sequence_of_one_two_and_three_bytes_survives_the_round_trip()
     {
         byte[] back = new byte[16];
         for (int length = 1; length <= 3; length++)
@@ -28,7 +28,7 @@ public sealed class ByteTextTests
     }
 
     [Fact]
-    public void Long_sequences_of_the_bytes_that_matter_come_back()
+    public void Long_sequences_of_critical_bytes_survive_the_round_trip()
     {
         byte[] alphabet = [0x00, 0x0a, 0x1b, 0x41, 0x5c, 0x7f, 0x80, 0x9f, 0xa0, 0xb2, 0xbf, 0xc0, 0xc3, 0xdf, 0xe0, 0xed, 0xef, 0xf0, 0xf4,
             0xf5, 0xfe, 0xff];
@@ -44,9 +44,9 @@ public sealed class ByteTextTests
     }
 
     [Fact]
-    public void Valid_utf8_is_itself_and_any_other_byte_a_lone_surrogate()
+    public void Valid_utf8_is_decoded_and_any_other_byte_becomes_a_lone_surrogate()
     {
-        // The cases are in code because attributes store strings as UTF-8, which has no lone surrogates.
+        // The cases are not in attributes, because attributes store strings as UTF-8, which has no lone surrogates.
         (string Hex, string Text)[] cases =
         [
             ("", ""),
@@ -69,7 +69,7 @@ public sealed class ByteTextTests
     }
 
     [Fact]
-    public void What_does_not_fit_is_told_and_not_cut()
+    public void Text_that_does_not_fit_is_reported_and_not_truncated()
     {
         byte[] target = new byte[3];
         Assert.Equal(3, ByteText.Encode("\udcff\u00e4", target));
@@ -78,11 +78,11 @@ public sealed class ByteTextTests
     }
 
     [Fact]
-    public void Surrogates_that_stand_for_no_byte_are_the_replacement_character() =>
+    public void Surrogates_that_represent_no_byte_become_the_replacement_character() =>
         Assert.Equal("EFBFBD78EFBFBDEFBFBD", Convert.ToHexString(ByteText.Encode("\ud83dx\ude00\udc7f")));
 
     [Fact]
-    public void A_child_gets_arguments_and_environment_of_any_bytes()
+    public void Child_gets_arguments_and_environment_of_any_bytes()
     {
         using Support.TempFolder folder = new();
         string argument = ByteText.Decode(Convert.FromHexString("FFC3A4EDB2800AC0AF")),
@@ -100,7 +100,7 @@ public sealed class ByteTextTests
     }
 
     [Fact]
-    public void A_file_of_any_name_is_made_listed_linked_and_removed_by_it()
+    public void File_of_any_name_can_be_made_listed_linked_and_removed()
     {
         using Support.TempFolder folder = new();
         List<string> made = [];

@@ -51,7 +51,7 @@ internal static partial class CCompiler
         string uapi = Path.Combine(source, "include/uapi");
         string machine = Path.Combine(source, "arch", s_names[architecture].Linux, "include/uapi");
         using TempFolder generated = new();
-        // The kernel's build would generate these files: where the architecture has no asm/x.h of its own, it is the generic one. The two
+        // Generates files as the kernel's build does: if the architecture has no asm/x.h of its own, the generic header is used. The two
         // headers with compiler attributes are not for user space; "make headers_install" removes their uses.
         Directory.CreateDirectory(generated["asm"]);
         Directory.CreateDirectory(generated["linux"]);
@@ -91,7 +91,9 @@ internal static partial class CCompiler
             .FirstOrDefault()
         ?? throw new InvalidOperationException($"the kernel's headers are missing: apt install '{KernelPackage}'");
 
-    /// <summary>Options that make clang compile for an architecture. None for this machine's, for which any compiler works.</summary>
+    /// <summary>
+    /// Options that make clang compile for an architecture. For this machine's architecture there are none, so any compiler works.
+    /// </summary>
     private static string[] Target(Architecture architecture, bool library)
     {
         if (architecture == RuntimeInformation.OSArchitecture) return [];

@@ -27,7 +27,7 @@ public sealed partial class ErrnoTests
     }
 
     [Fact]
-    public void Every_errno_of_the_C_headers_has_its_name_and_the_words_of_strerror()
+    public void Every_errno_of_the_C_headers_has_its_name_and_the_text_of_strerror()
     {
         Dictionary<int, string> header = Header();
         Assert.True(header.Count > 130, $"only {header.Count} definitions found");
@@ -40,7 +40,7 @@ public sealed partial class ErrnoTests
     }
 
     [Fact]
-    public void A_number_without_a_name_is_printed_and_has_no_words()
+    public void Number_without_a_name_is_printed_without_a_text()
     {
         Dictionary<int, string> header = Header();
         foreach (int number in (int[])[0, 41, 58, 134, 511, 512, 530, 4095])
@@ -52,11 +52,11 @@ public sealed partial class ErrnoTests
     }
 
     [Fact]
-    public void What_the_kernel_lets_out_by_mistake_has_a_name_too() =>
+    public void Internal_errnos_that_the_kernel_returns_by_mistake_have_a_name() =>
         Assert.Equal(("ENOTSUPP", true), (Errno.Name(-524), Errno.IsUnsupported(-524)));
 
     [Fact]
-    public void A_descriptor_with_the_number_of_an_errno_is_not_an_error()
+    public void Descriptor_with_the_number_of_an_errno_is_not_an_error()
     {
         Assert.All([Errno.ENOMEM, Errno.ENFILE, Errno.EMFILE], errno =>
         {

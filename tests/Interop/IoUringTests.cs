@@ -10,7 +10,7 @@ public sealed class IoUringTests
     [Theory]
     [InlineData(0u)]
     [InlineData(IoUringAbi.IORING_SETUP_SQE128)]
-    public void Kernel_completes_every_request_while_the_ring_goes_round(uint flags)
+    public void Kernel_completes_every_request_while_the_ring_wraps_around(uint flags)
     {
         Assert.Equal(0, IoUring.Open(8, flags, 0, out IoUring? made));
         Ring ring = made!.Ring;
@@ -33,7 +33,7 @@ public sealed class IoUringTests
     }
 
     [Fact]
-    public void Completion_ring_has_the_size_that_was_asked_for()
+    public void Completion_ring_has_the_requested_size()
     {
         Assert.Equal(0, IoUring.Open(4, 0, 64, out IoUring? made));
         Assert.Equal(64u, made!.Ring.CompletionCapacity);
@@ -60,7 +60,7 @@ public sealed class IoUringTests
     }
 
     [Fact]
-    public void Memory_that_is_not_there_is_not_registered()
+    public void Unmapped_memory_is_not_registered()
     {
         Assert.Equal(0, IoUring.Open(4, 0, 0, out IoUring? made));
         Assert.Equal(-Errno.EFAULT, made!.RegisterBuffer(Sizes.SystemPage, Sizes.SystemPage));

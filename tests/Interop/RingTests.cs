@@ -23,7 +23,7 @@ public sealed class RingTests
     [Theory]
     [InlineData(0u)]
     [InlineData(uint.MaxValue - 10)]
-    public void Every_request_comes_back_once_and_in_order_while_all_counters_wrap(uint start)
+    public void Every_request_completes_once_and_in_order_while_all_counters_wrap(uint start)
     {
         using FakeRingKernel kernel = new(4, 8, start);
         Ring ring = new(kernel.Memory, kernel);
@@ -39,7 +39,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Full_submission_ring_refuses_and_keeps_what_it_has()
+    public void Full_submission_ring_refuses_a_request_and_keeps_its_requests()
     {
         using FakeRingKernel kernel = new(4, 8, uint.MaxValue - 1);
         Ring ring = new(kernel.Memory, kernel);
@@ -51,7 +51,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Requests_that_the_kernel_did_not_take_stay_pending_and_are_offered_again()
+    public void Requests_that_the_kernel_did_not_accept_stay_pending_and_are_submitted_again()
     {
         using FakeRingKernel kernel = new(4, 8);
         Ring ring = new(kernel.Memory, kernel);
@@ -64,7 +64,7 @@ public sealed class RingTests
         for (ulong i = 0; i < 3; i++) ring.TryPrepare(Nop(i));
         Assert.Equal(1, ring.Enter(0));
         Assert.Equal(2u, ring.Pending);
-        // The freed slot can be used although earlier ones still wait.
+        // The freed slot can be used although earlier requests are still pending.
         Assert.True(ring.TryPrepare(Nop(3)));
         Assert.Equal(1, ring.Enter(0));
         Assert.Equal(1, ring.Enter(0));
@@ -74,7 +74,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Nothing_is_seen_by_the_kernel_before_enter()
+    public void Requests_are_invisible_to_the_kernel_before_enter()
     {
         using FakeRingKernel kernel = new(4, 8);
         Ring ring = new(kernel.Memory, kernel);
@@ -83,7 +83,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Enter_always_asks_for_events()
+    public void Enter_always_requests_events()
     {
         using FakeRingKernel kernel = new(4, 8);
         Ring ring = new(kernel.Memory, kernel);
@@ -96,7 +96,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Errors_of_enter_come_back_and_lose_nothing()
+    public void Errors_of_enter_are_returned_and_lose_no_request()
     {
         using FakeRingKernel kernel = new(4, 8);
         Ring ring = new(kernel.Memory, kernel);
@@ -132,7 +132,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Completions_that_overflow_are_announced_and_come_after_the_next_enter()
+    public void Overflowed_completions_are_announced_and_arrive_after_the_next_enter()
     {
         using FakeRingKernel kernel = new(4, 4, uint.MaxValue - 2);
         Ring ring = new(kernel.Memory, kernel);
@@ -149,7 +149,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Completions_that_are_lost_are_counted()
+    public void Lost_completions_are_counted()
     {
         using FakeRingKernel kernel = new(4, 4);
         Ring ring = new(kernel.Memory, kernel);
@@ -158,7 +158,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Taken_back_requests_never_reach_the_kernel()
+    public void Withdrawn_requests_never_reach_the_kernel()
     {
         using FakeRingKernel kernel = new(4, 8);
         Ring ring = new(kernel.Memory, kernel);
@@ -177,7 +177,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Entry_of_128_bytes_carries_80_command_bytes_and_no_leftovers()
+    public void Entry_of_128_bytes_has_80_command_bytes_and_no_remains_of_an_earlier_entry()
     {
         using FakeRingKernel kernel = new(2, 4, 0, 128);
         Ring ring = new(kernel.Memory, kernel);
@@ -194,7 +194,7 @@ public sealed class RingTests
     }
 
     [Fact]
-    public void Sizes_that_are_no_powers_of_two_are_refused()
+    public void Sizes_that_are_not_powers_of_two_are_refused()
     {
         using FakeRingKernel kernel = new(3, 8);
         Assert.Throws<ArgumentException>(() => new Ring(kernel.Memory, kernel));

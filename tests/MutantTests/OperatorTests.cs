@@ -100,13 +100,13 @@ public sealed class OperatorTests
             "arguments swapped: G(x, y) → y for x");
 
     [Fact]
-    public void And_and_or_change_places_and_what_they_join_is_negated() => Gives(
+    public void And_and_or_are_exchanged_and_their_operands_negated() => Gives(
         "bool M(bool a, bool b, bool c) => a && b || c;",
         "and/or: a && b || c → ((a && b) && c)", "condition negated: c → !(c)", "and/or: a && b → (a || b)", "condition negated: a → !(a)",
             "condition negated: b → !(b)");
 
     [Fact]
-    public void Flushes_are_removed_and_say_that_they_were_made() => Gives(
+    public void Flushes_are_removed_and_report_success() => Gives(
         """
         static int FSync(int fd) => 0;
         static bool Flush() => true;
@@ -128,7 +128,7 @@ public sealed class OperatorTests
         "flush removed: FlushAll() → global::System.Array.Empty<int>()");
 
     [Fact]
-    public void What_does_not_compile_is_neither_switched_nor_alone()
+    public void Mutant_that_does_not_compile_is_built_neither_switched_nor_alone()
     {
         Project toy = Toy("int M(object o) { if (o is not string s) return 0; return s.Length; }");
         Mutant mutant = Assert.Single(toy.Mutants(File));
@@ -137,7 +137,7 @@ public sealed class OperatorTests
     }
 
     [Fact]
-    public void What_only_compiles_without_a_switch_is_built_alone()
+    public void Mutant_that_compiles_only_without_a_switch_is_built_alone()
     {
         Project toy = Toy("bool M(int n) => n is > 3;");
         foreach (Mutant mutant in toy.Mutants(File))
@@ -148,7 +148,7 @@ public sealed class OperatorTests
     }
 
     [Fact]
-    public void What_a_static_initializer_evaluates_is_known()
+    public void Mutant_in_a_static_initializer_is_marked_as_static()
     {
         Project toy =
             Toy("static bool s_a = Environment.ProcessorCount > 1; bool _b = Environment.ProcessorCount > 1;"

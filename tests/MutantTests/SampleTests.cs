@@ -34,7 +34,7 @@ public sealed class SampleTests
     }
 
     [Fact]
-    public void Every_point_is_drawn_about_as_often()
+    public void Every_point_is_drawn_about_equally_often()
     {
         int[] drawn = new int[51];
         for (ulong seed = 0; seed < 2000; seed++)
@@ -53,7 +53,7 @@ public sealed class SampleTests
     }
 
     [Fact]
-    public void Verdicts_outlive_a_run_that_is_cut_off()
+    public void Verdicts_survive_an_interrupted_run()
     {
         using TempFolder folder = new();
         Store first = new(folder["results"]);
@@ -70,7 +70,7 @@ public sealed class SampleTests
     }
 
     [Fact]
-    public void Checks_that_evaluate_a_mutant_run_own_project_first_and_quick_ones_first()
+    public void Checks_that_evaluate_a_mutant_run_with_its_project_first_and_then_by_speed()
     {
         Mutant mutant = Point(1);
         Measured[] measured =
@@ -87,7 +87,7 @@ public sealed class SampleTests
     }
 
     [Fact]
-    public void Report_names_survivors_and_counts_kills_apart()
+    public void Report_names_survivors_and_counts_kills_by_kind()
     {
         StringWriter text = new();
         Verdict check = new(Outcome.KilledByCheck, "Toy:t", "");

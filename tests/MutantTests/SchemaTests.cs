@@ -51,13 +51,13 @@ public sealed class SchemaTests
         """;
 
     [Fact]
-    public void Switched_and_alone_do_the_same_and_no_number_changes_nothing()
+    public void Switched_mutant_behaves_like_the_one_built_alone_and_no_number_means_no_change()
     {
         Project toy = new("Toy", new Dictionary<string, string> { [File] = Source }, Project.Framework(), "");
         Sample sample =
             new(toy.Mutants(File), int.MaxValue, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant)
                 ? BuildKind.Alone : null);
-        // Every mutant alone, each in its own namespace, in one call of the compiler.
+        // Compiles every mutant alone, each in its own namespace, in one call of the compiler.
         (Mutant Mutant, int Number)[] tried =
             [.. sample.Mutants.Select((one, number) => (one.Mutant, Number: number)).Where(one =>
                 sample.Mutants[one.Number].Kind == BuildKind.Switched && toy.CompilesAlone(one.Mutant))];

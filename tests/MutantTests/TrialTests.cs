@@ -44,7 +44,7 @@ public sealed class TrialTests
         """;
 
     [RootFact]
-    public void Killed_crashed_timed_out_survived_and_unbuildable_are_told_apart()
+    public void Killed_crashed_timed_out_survived_and_unbuildable_mutants_are_distinguished()
     {
         string job = Path.Combine(Binary.Root, "build/mutants/toy");
         if (Directory.Exists(job)) Directory.Delete(job, recursive: true);

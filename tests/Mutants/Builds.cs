@@ -26,8 +26,8 @@ public static class Builds
     }
 
     /// <summary>
-    /// Writes the assemblies with all switched mutants, and, for each mutant that is built alone, a marker call where it would be
-    /// evaluated. If the mutants of a file do not compile together, each of them is built alone instead.
+    /// Writes the assemblies with all switched mutants. For each mutant that is built alone, they contain a call that records when the
+    /// mutant would be evaluated. If the mutants of a file do not compile together, each of them is built alone instead.
     /// </summary>
     /// <returns>The changed sources, by path.</returns>
     public static IReadOnlyDictionary<string, string> Switched(Sample sample, Func<Mutant, Project> projectOf, string bin)

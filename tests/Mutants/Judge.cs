@@ -15,11 +15,12 @@ namespace Snapuserd.Tests.Mutants;
 
 /// <summary>
 /// The process inside the sandbox: runs checks one after the other and writes each result to a file. The plan has one line for each check:
-/// its name, a tab, and the milliseconds after which it counts as hung. A line "PROJECT:" stands for all checks of that project.
+/// the check's name, a tab, and the milliseconds after which the check counts as hung. A line "PROJECT:" stands for all checks of that
+/// project.
 /// <code>
 ///   start CHECK | pass CHECK MILLISECONDS NUMBERS | fail CHECK MILLISECONDS MESSAGE | timeout CHECK | end
 /// </code>
-/// NUMBERS are the evaluated mutants, if $SNAPUSERD_REACHED names a file for them. The first failure ends the process.
+/// NUMBERS are the numbers of the evaluated mutants, if $SNAPUSERD_REACHED names a file for them. The first failure ends the process.
 /// </summary>
 public sealed class Judge : IDisposable
 {
@@ -108,7 +109,7 @@ public sealed class Judge : IDisposable
         try
         {
             if (name.StartsWith("battery", StringComparison.Ordinal)) return Battery.Simulate(new Budget { Words = [word] })
-                == 0 ? null : "the battery has found something";
+                == 0 ? null : "the battery has found a defect";
             ulong first = ulong.Parse(word, CultureInfo.InvariantCulture);
             RandomRuns.CheckAll(Enumerable.Range(0, RandomSeedsInACheck).Select(seed => first + (ulong)seed), new Tally());
             return null;
@@ -192,7 +193,7 @@ internal sealed class TestAssembly
     /// <summary>Null if every case of the method passes; otherwise the message of the first failure.</summary>
     public string? Run(string name)
     {
-        if (!_cases.TryGetValue(name, out List<ITestCase>? cases)) return "there is no such test";
+        if (!_cases.TryGetValue(name, out List<ITestCase>? cases)) return "the assembly has no test of this name";
         string? failure = null;
         using ManualResetEventSlim done = new();
         _executor.RunTests(cases, new Sink(message =>

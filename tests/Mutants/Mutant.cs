@@ -32,7 +32,7 @@ public sealed record Mutant(string Path, int Line, int Column, Operator Operator
     /// <summary>The change alone, for a separate build.</summary>
     public required IReadOnlyList<Edit> Edits { get; init; }
 
-    /// <summary>The change with a switch, for a build together with others; empty where C# has no such form.</summary>
+    /// <summary>The change with a switch, for a build together with other mutants; empty if C# has no expression for that.</summary>
     public required IReadOnlyList<Wrap> Wraps { get; init; }
 
     /// <summary>

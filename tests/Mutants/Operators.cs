@@ -160,7 +160,7 @@ public sealed partial class Operators
             SimpleNameSyntax simple => simple.Identifier.Text,
             _ => "",
         };
-        // Some flushes are calls of classes with no other purpose.
+        // Some flushes are calls of classes that only flush.
         return s_flushes.Contains(name) || FlushName().IsMatch(name)
             || call.Expression.ToString() is "FolderFlush.Of" or "FileFlush.Of" or "FileFlush.OfData";
     }
@@ -193,7 +193,7 @@ public sealed partial class Operators
 
     private void Swap(BaseArgumentListSyntax list)
     {
-        // The order of the arguments has no effect there.
+        // The order of the arguments has no effect in these calls.
         if (list.Parent is InvocationExpressionSyntax { Expression: var called }
             && called.ToString() is "Math.Min" or "Math.Max" or "ReferenceEquals" or "nameof") return;
         SeparatedSyntaxList<ArgumentSyntax> arguments = list.Arguments;

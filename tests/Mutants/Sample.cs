@@ -23,7 +23,7 @@ public sealed class Sample
 
     /// <summary>
     /// Takes the first <paramref name="count"/> of <paramref name="points"/> that can be built, in the order that the seed gives.
-    /// <paramref name="build"/> tells how a point can be built, and returns null if it cannot.
+    /// <paramref name="build"/> returns how a point can be built, or null if it cannot be built.
     /// </summary>
     public Sample(IEnumerable<Mutant> points, int count, ulong seed, Func<Mutant, BuildKind?> build)
     {

@@ -75,7 +75,7 @@ public sealed class Sandbox
         bool root = Environment.UserName == "root";
         ProcessStartInfo start =
             new("setpriv") { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
-        // An interrupted run leaves no process.
+        // The options make sure that an interrupted run leaves no process.
         List<string> words =
             ["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc",
                 "--kill-child=KILL"];

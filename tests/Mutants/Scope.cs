@@ -12,7 +12,7 @@ public static class Scope
     public static IReadOnlyList<(string Path, string Why)> Parts { get; } =
     [
         ("src/Merge", "the merge engine"),
-        ("src/Block", "devices, rings, locks and identities that the merge stands on"),
+        ("src/Block", "devices, rings, locks and identities that the merge relies on"),
         ("src/Cow", "reading and writing COWs"),
         ("src/Serve/ReadContext.cs", "the served read path"),
         ("src/Serve/SnapshotView.cs", "the served read path"),
@@ -24,8 +24,8 @@ public static class Scope
         ("src/Merge/Lifecycle/MarkerState.cs", "reads the marker"),
         ("src/AndroidDaemon/SocketHandOver.cs", "hands the socket over"),
         ("src/Merge/Devices/StorageReserver.cs", "reserves space before the first write"),
-        ("src/Merge/Devices/DeviceSet.cs", "hears of write-back errors before a merge"),
-        ("src/Control/Snapshot.cs", "answers that a merge is done"),
+        ("src/Merge/Devices/DeviceSet.cs", "detects write-back errors before a merge"),
+        ("src/Control/Snapshot.cs", "reports that a merge is done"),
         ("src/Create/CowCreation.cs", "writes the COW that is published"),
         ("src/Boot/BootSystem.cs", "flushes before it swaps a table"),
         ("src/Images/BegunCow.cs", "protects a COW whose merge has begun"),
@@ -52,7 +52,7 @@ public static class Scope
             if (File.Exists(path)) files.Add(part);
             else files.AddRange(Sources(root, part));
         }
-        // A file may be a part itself, for its own reason, and lie in a folder that is one.
+        // A file may be listed for a reason of its own and also lie in a listed folder.
         return [.. files.Distinct().Order(StringComparer.Ordinal)];
     }
 

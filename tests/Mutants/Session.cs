@@ -35,7 +35,7 @@ public sealed class Session
         _request = request;
         _judges = request.Judges.Length == 0 ? s_judges : [.. s_judges.Where(judge => request.Judges.Split(',').Contains(judge))];
         if (_judges.Length == 0)
-            throw new InvalidOperationException($"no judge of '{request.Judges}'; there are {string.Join(", ", s_judges)}");
+            throw new InvalidOperationException($"'{request.Judges}' names no judge; the judges are {string.Join(", ", s_judges)}");
         // Fewer judges give other verdicts, so they are stored separately.
         _kept = Path.Combine(root, "build/mutants", SourceKey() + (request.Judges.Length == 0 ? "" : $"-{string.Join('-', _judges)}"));
     }
@@ -49,7 +49,7 @@ public sealed class Session
             if (Only().Any(only => path.StartsWith(only, StringComparison.Ordinal) || only.StartsWith(path, StringComparison.Ordinal)))
                 points.AddRange(ProjectOf(path, original).Mutants(path).Where(point =>
                     Only().Any(only => point.Id.StartsWith(only, StringComparison.Ordinal))));
-        if (points.Count == 0) throw new InvalidOperationException($"there is no point below '{_request.Only}'");
+        if (points.Count == 0) throw new InvalidOperationException($"no mutant begins with '{_request.Only}'");
         foreach (IGrouping<Operator, Mutant> group in points.GroupBy(point => point.Operator))
             Say($"{group.Count()} points: {Mutant.Name(group.Key)}");
         Sample sample = new(points, _request.Count, _request.Seed, mutant =>
@@ -182,7 +182,7 @@ public sealed class Session
 
     /// <summary>
     /// The checks that can detect the mutant: those that evaluate it while it is off. The checks of its own project come first, then the
-    /// fastest. Code that a static initializer evaluates once counts for all checks of the process.
+    /// fastest. A static initializer runs only once, so its mutants count as evaluated by all checks of the process.
     /// </summary>
     public static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured,
         string[] judges)
@@ -221,7 +221,7 @@ public sealed class Session
         if (failed.TryDequeue(out Exception? first)) throw new InvalidOperationException(first.Message, first);
     }
 
-    /// <summary>The same key for the same sources of product and tests, independent of git.</summary>
+    /// <summary>A key that depends only on the sources of product and tests, not on git.</summary>
     private string SourceKey()
     {
         IEnumerable<string> paths = new[] { "src", "interop", "tests" }.SelectMany(folder => Scope.Sources(_root, folder));

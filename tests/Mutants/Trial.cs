@@ -56,7 +56,7 @@ public sealed class Trial
         string reached = Path.Combine(_job, "reached");
         File.WriteAllBytes(reached, new byte[Math.Max(mutants, 1)]);
         File.SetUnixFileMode(reached, (UnixFileMode)0x1b6);
-        // Longer than all tests of a project take on a busy machine.
+        // All tests of a project take less than this, even on a busy machine.
         long limit = (long)TimeSpan.FromMinutes(20).TotalMilliseconds;
         string[] lines =
             Run(bin, [$"{project}:\t{limit}"], TimeSpan.FromMinutes(60), new Dictionary<string,
@@ -81,8 +81,8 @@ public sealed class Trial
             int.Parse(number, CultureInfo.InvariantCulture)).ToHashSet();
 
     /// <summary>
-    /// Runs the checks with a mutant. A failed check kills the mutant only if it fails again alone, so that a check that fails by chance
-    /// does not count. A hung check kills it only if it hangs twice, each time for ten times its duration without a mutant.
+    /// Runs the checks with a mutant. A failed check kills the mutant only if it fails again when it runs alone, so that a flaky check does
+    /// not count. A hung check kills it only if it hangs twice, each time for ten times its duration without a mutant.
     /// </summary>
     public Verdict Judge(string bin, int? number, IReadOnlyList<Measured> checks)
     {

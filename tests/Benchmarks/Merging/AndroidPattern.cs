@@ -15,11 +15,11 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 /// <summary>
 /// The peer: the requests that Android's engine makes for a COW, in its order and sizes, with its links and syncs, and with decoding at the
 /// same points. There are two threads. One reads ahead the next window of 510 ordered ops: runs of neighbouring sources, eight requests at
-/// a time, each passed to a kernel thread; meanwhile it decodes Xor payloads one after the other. It then puts the window into scratch
+/// a time, each passed to a kernel thread; meanwhile it decodes Xor payloads one after the other. It then stores the window in scratch
 /// through a shared mapping with two msyncs. The other thread writes the window in chains of eight linked writes, syncs the base, and
 /// counts with a third msync. Replace and Zero ops follow in batches of up to 1 MiB of neighbours. One thread reads, decodes and writes
-/// each batch, one after the other, and syncs the base and the header every 256 ops. The peer really merges, so that it does no less work
-/// than the engine. It lacks only the parts of Android's engine that cost nothing here: readers, states, errors.
+/// each batch, one after the other, and syncs the base and the header every 256 ops. The peer performs a real merge, so it does no less
+/// work than the engine. It lacks only the parts of Android's engine that take no time here: readers, states, error handling.
 /// </summary>
 internal sealed unsafe class AndroidPattern : IDisposable
 {

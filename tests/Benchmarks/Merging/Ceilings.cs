@@ -16,7 +16,7 @@ internal static class Ceilings
     /// <summary>
     /// (a) The engine's own requests, repeated without any work between them: same ring, same memory, same order. A write waits for the
     /// reads that had ended before it was queued, a flush for the writes, and everything for the flushes. Because memory is finite, a
-    /// request is queued only after as many requests have ended as had ended in the trace. Seconds.
+    /// request is queued only after as many requests have ended as had ended in the trace. Returns seconds.
     /// </summary>
     internal static double Replay(Place place, Trace trace, EngineChoices choices)
     {
@@ -47,7 +47,7 @@ internal static class Ceilings
             void Wait()
             {
                 int count = devices.Queue.Wait(completions);
-                if (count < 0) throw new IOException($"replay: the queue broke: {count}");
+                if (count < 0) throw new IOException($"replay: the queue failed: {count}");
                 foreach (BlockCompletion completion in completions.AsSpan(0, count))
                 {
                     if (completion.Result < 0)
@@ -65,7 +65,7 @@ internal static class Ceilings
 
     /// <summary>
     /// (b) Reads every needed byte once and writes every block of the target once, both in ascending order, with requests of up to 1 MiB in
-    /// parallel, and flushes once at the end. The written bytes are wrong. Seconds.
+    /// parallel, and flushes once at the end. The written bytes are not those of the target. Returns seconds.
     /// </summary>
     internal static double Ideal(Place place, IdealTrace ideal, bool direct)
     {
@@ -100,7 +100,7 @@ internal static class Ceilings
             void Wait()
             {
                 int count = devices.Queue.Wait(completions);
-                if (count < 0) throw new IOException($"the queue broke: {count}");
+                if (count < 0) throw new IOException($"ideal trace: the queue failed: {count}");
                 foreach (BlockCompletion completion in completions.AsSpan(0, count))
                 {
                     if (completion.Result < 0) throw new IOException($"ideal trace: a request ended with {completion.Result}");
@@ -112,12 +112,13 @@ internal static class Ceilings
     }
 
     /// <summary>
-    /// (c) Decodes every compressed unit once, from memory to memory, with one thread per core. Seconds; 0 if nothing is compressed.
+    /// (c) Decodes every compressed unit once, from memory to memory, with one thread per core. Returns seconds; 0 if nothing is
+    /// compressed.
     /// </summary>
     internal static double Codec(byte[] file, List<CowOp> units, CowCompression algorithm, int threads)
     {
         if (units.Count == 0) return 0;
-        // Small enough that the threads end together, large enough that they rarely contend for the counter.
+        // The batch is small enough that the threads end together, and large enough that they rarely contend for the counter.
         const int batch = 32;
         int next = 0;
         Exception? failure = null;
@@ -161,7 +162,7 @@ internal sealed class IdealTrace
 {
     private const int Large = 1 << 20;
 
-    // The largest alignment that direct I/O needs: no file system requires more than a page.
+    // The alignment for direct I/O: no file system requires more than a page.
     private const int Aligned = 4096;
 
     internal IdealTrace(CowFile cow)
@@ -173,7 +174,7 @@ internal sealed class IdealTrace
             if (op.IsOrdered) sources.Add((op.SourceByte, CowOp.BlockSize));
             targets.Add(((long)op.NewBlock * CowOp.BlockSize, op.UnitBytes));
         }
-        // The whole COW except its scratch: ops, and payloads, all of which are needed.
+        // The whole COW except its scratch is read, because a merge needs all ops and payloads.
         List<(long, long)> file = [(0, CowOp.BlockSize), (cow.Header.ScratchEnd, cow.Length - cow.Header.ScratchEnd)];
         Cut(Reads, 0, Ranges.Joined(file), 1);
         Cut(Reads, 1, Ranges.Joined(sources), 1);

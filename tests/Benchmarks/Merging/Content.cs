@@ -11,8 +11,8 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 /// </summary>
 internal sealed class Content : IDisposable
 {
-    // File sizes as in an image of a phone's system partition. Smaller files would make the images a list of tails, larger ones a single
-    // file.
+    // File sizes as in an image of a phone's system partition. With smaller files, the images would consist mostly of padded last blocks;
+    // with larger ones, of a single file.
     private static readonly string[] s_folders = ["/usr/bin", "/usr/lib", "/usr/share/dotnet", "/usr/share"];
     private const long Smallest = 16 << 10, Largest = 8 << 20;
 
@@ -66,7 +66,7 @@ internal sealed class Content : IDisposable
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
-                // A file that cannot be read is skipped; the next one serves as well.
+                // A file that cannot be read is skipped; the next one is used instead.
             }
         }
         return false;

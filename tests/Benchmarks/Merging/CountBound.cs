@@ -25,8 +25,8 @@ internal readonly record struct CountBound(double ReadPerByte, double WrittenPer
     };
 
     /// <summary>
-    /// Managed bytes that the engine's thread may allocate per op of a merge beyond those of a smaller merge: none in steady state, and a
-    /// hundredth for the noise of the runtime.
+    /// Managed bytes that the engine's thread may allocate per op of a merge beyond those of a smaller merge: none in the steady state; the
+    /// hundredth allows for noise of the runtime.
     /// </summary>
     internal const double AllocatedPerOp = 0.01;
 }

@@ -7,7 +7,8 @@ using System.Text;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// The table of <see cref="MergeCounts"/>, with the values that only the program as a whole shows: system calls, CPU, peak of memory.
+/// The table of <see cref="MergeCounts"/>, with the values that can be measured only for a whole process: system calls, CPU time, peak
+/// memory.
 /// </summary>
 internal static class CountTable
 {

@@ -12,8 +12,8 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 internal static class MergeBenchmark
 {
     /// <summary>
-    /// The variants merged by default, on disk and tmpfs, and those also merged cold and on loop devices. This takes about a quarter of an
-    /// hour; all of it would take more than an hour. Every codec and every mix is included.
+    /// The variants merged by default, on disk and tmpfs, and those also merged cold and on loop devices. They include every codec and
+    /// every mix and take about a quarter of an hour; all variants at all places would take more than an hour.
     /// </summary>
     private static readonly string[] s_usual =
         ["v2-gz", "v2-brotli-xor", "v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "xor-v3-lz4", "replace-v3-zstd-64k",
@@ -23,7 +23,7 @@ internal static class MergeBenchmark
 
     internal static int Run(TextWriter output, BenchOptions options)
     {
-        if (Libc.GetEUid() != 0) output.WriteLine("not root: nothing cold, and no loop devices");
+        if (Libc.GetEUid() != 0) output.WriteLine("not root: cold runs and loop devices are skipped");
         string folder = Path.Combine(options.Data, options.Quick ? "64M" : "512M");
         Directory.CreateDirectory(folder);
         List<CowVariant> variants = [];

@@ -93,7 +93,7 @@ internal sealed class MergeCell
         ];
         for (int run = 0; run < runs; run++)
         {
-            // The order rotates, so that each comes first in some runs.
+            // The order rotates, so that each measurement comes first in some runs.
             for (int i = 0; i < turns.Length; i++)
             {
                 place.Restore(cold);
@@ -108,7 +108,8 @@ internal sealed class MergeCell
 
     internal void Print(TextWriter output, List<string> missed)
     {
-        // Files that occur twice make a few blocks of any mix depend on one another.
+        // Every mix has a few blocks that depend on one another, because some files occur twice. So below 1 % a COW counts as one without a
+        // journal.
         bool plain = _journaled < 0.01 * _ops;
         double ceiling = Math.Max(_replay.Median, _codec.Median) / _ours.Median, ideal = _ideal.Median / _ours.Median,
             peer = _peer.Median / _ours.Median;
@@ -127,7 +128,7 @@ internal sealed class MergeCell
             string text = ratio.ToString("0.00", CultureInfo.InvariantCulture);
             if (target is not { } least) return text;
             if (ratio >= least) return text + " +";
-            missed.Add(string.Create(CultureInfo.InvariantCulture, $"{_name} on {_place}: {what} is {ratio:0.00}, to reach is {least}"));
+            missed.Add(string.Create(CultureInfo.InvariantCulture, $"{_name} on {_place}: {what} is {ratio:0.00}, the target is {least}"));
             return text + " -";
         }
     }

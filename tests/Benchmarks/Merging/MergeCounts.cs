@@ -14,7 +14,7 @@ internal sealed record MergeCounts(EngineRun Run)
     private const int FlushesPerWindow = 4, WindowOps = 510;
     private const double PlainBytesPerFlush = 16 << 20;
 
-    // The flushes of every merge, however small: base and COW at the start, and the last checkpoint.
+    // Every merge, even the smallest, needs flushes of base and COW at the start and for the last checkpoint.
     private const int FlushesOfAnyMerge = 6;
 
     /// <summary>Bytes read per byte of target; for a COW of copies 1, plus the ops.</summary>

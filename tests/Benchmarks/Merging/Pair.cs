@@ -16,7 +16,7 @@ internal sealed record Mix(string Name, int Moved, int Inserted, int Edited, int
     /// <summary>All mixes.</summary>
     internal static readonly Mix[] All =
     [
-        // 73.6 k blocks: copy 33 k, zero 5 k, and with xor 19 k of them and 16 k replaced, without 35 k replaced.
+        // 73.6 k blocks: 33 k copied and 5 k zeroed; with xor, 19 k xored and 16 k replaced; without xor, 35 k replaced.
         new("mix", Moved: 33000, Inserted: 13000, Edited: 6300, Replaced: 16200, Zeroed: 5000, Shifted: 0),
         new("copy", Moved: 60000, Inserted: 0, Edited: 0, Replaced: 9000, Zeroed: 4600, Shifted: 0),
         new("xor", Moved: 8000, Inserted: 48000, Edited: 0, Replaced: 13000, Zeroed: 4600, Shifted: 0),
@@ -44,7 +44,7 @@ internal static class Pair
             if (File.Exists(path) && File.Exists(Path.Combine(folder, "old.img"))) continue;
             if (old == null)
             {
-                log.WriteLine($"making images of {bytes >> 20} MiB in {folder}: {mix.Name} and what is missing beside it");
+                log.WriteLine($"making images of {bytes >> 20} MiB in {folder}: {mix.Name} and missing files of other mixes");
                 using Content content = new(ofThisMachine);
                 old = new byte[bytes];
                 content.Read(old);
@@ -52,7 +52,7 @@ internal static class Pair
                 fresh = new byte[bytes / 2];
                 content.Read(fresh);
                 if (content.Invented > 0 && ofThisMachine)
-                    log.WriteLine($"this machine's files did not suffice: {content.Invented >> 20} MiB are made up");
+                    log.WriteLine($"this machine's files did not suffice: {content.Invented >> 20} MiB were generated");
                 Save(Path.Combine(folder, "old.img"), old);
             }
             byte[] target = (byte[])old.Clone();
@@ -84,7 +84,7 @@ internal static class Pair
             List<(int Start, int Length)> stretches = [];
             for (int at = 0; at < blocks;)
             {
-                // File sizes of a system partition: many of some 100 KiB, some of megabytes.
+                // Lengths like those of files on a system partition: many of some 100 KiB, some of megabytes.
                 int length = _random.Next(4) == 0 ? _random.Next(256, 1024) : _random.Next(16, 128);
                 // Many short chains merge in parallel without the journal, one step of each in turn; a few long chains cannot.
                 if (mix.Shifted > 0) length = Math.Min(4 * length + 512, blocks / 16);

@@ -17,7 +17,7 @@ internal sealed class Place : IDisposable
 {
     private const int Chunk = 1 << 20;
 
-    // Scratch and everything before it, in whole pages: the part of a COW that a merge writes.
+    // The part of a COW that a merge writes: scratch and everything before it, in whole pages.
     private const int HeadBytes = (2 << 20) + 4096;
 
     private static Place? s_open;
@@ -49,7 +49,9 @@ internal sealed class Place : IDisposable
 
     private string Folder { get; }
 
-    /// <summary>From now on, a signal that ends the benchmark removes its files in memory and detaches its loop devices.</summary>
+    /// <summary>
+    /// Installs handlers: a signal that ends the benchmark then also removes its files in memory and detaches its loop devices.
+    /// </summary>
     internal static IDisposable[] CleanUpOnSignals() =>
         Array.ConvertAll([PosixSignal.SIGINT, PosixSignal.SIGTERM, PosixSignal.SIGHUP], signal =>
             PosixSignalRegistration.Create(signal, context =>
@@ -95,7 +97,7 @@ internal sealed class Place : IDisposable
         Cool(cold);
     }
 
-    /// <summary>The same after a run that wrote nothing.</summary>
+    /// <summary>Loads base and COW into the page cache or drops them from it, after a run that wrote nothing.</summary>
     internal void Cool(bool cold)
     {
         if (cold && CanBeCold)
@@ -145,7 +147,7 @@ internal sealed class Place : IDisposable
     }
 
     /// <summary>
-    /// Waits until the kernel has torn down a closed ring, which takes a while. Until then the lock of its merge exists, and opening waits
+    /// Waits until the kernel has torn down a closed ring. Until then the lock of its merge exists, and opening the files again would wait
     /// for it.
     /// </summary>
     private void LetGo()

@@ -7,8 +7,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// Whether the millionth op costs as much as the first. A COW of single blocks without neighbours, half of them copies, the rest compressed
-/// or zero, is merged into a sparse image of four blocks per op in memory: up to 16 GiB.
+/// Measures whether the millionth op costs as much as the first. A COW of single blocks without neighbours, half of them copies, the rest
+/// compressed or zero, is merged into a sparse image of four blocks per op in memory: up to 16 GiB.
 /// </summary>
 internal static class Scaling
 {
@@ -20,10 +20,10 @@ internal static class Scaling
         foreach (int ops in options.Quick ? new[] { 1_000, 10_000, 100_000 } : [1_000, 10_000, 100_000, 1_000_000])
         {
             string folder = $"/dev/shm/snapuserd-bench-{Environment.ProcessId}-scaling";
-            // The written blocks, their payloads, and some reserve.
+            // An op needs space for its block, its payload, and some reserve.
             if (new DriveInfo("/dev/shm").AvailableFreeSpace < (long)ops * 5000)
             {
-                output.WriteLine($"| {ops} | - | no room in /dev/shm | | | | |");
+                output.WriteLine($"| {ops} | - | not enough space in /dev/shm | | | | |");
                 continue;
             }
             Directory.CreateDirectory(folder);

@@ -57,7 +57,7 @@ internal static class Serving
         }
     }
 
-    /// <summary>Writes the same COW as after a finished merge: with the count of all ops.</summary>
+    /// <summary>Writes the COW as a finished merge leaves it: with the count of all ops.</summary>
     private static void Merged(string cow, string to)
     {
         File.Copy(cow, to, overwrite: true);

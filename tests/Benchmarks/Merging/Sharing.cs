@@ -6,7 +6,7 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>Two concurrent merges in one process: with 32 MiB for each, and with 32 MiB that they share.</summary>
+/// <summary>Measures two concurrent merges in one process, with 32 MiB of buffers for each and with 32 MiB that they share.</summary>
 internal static class Sharing
 {
     private const int Memory = 32 << 20;

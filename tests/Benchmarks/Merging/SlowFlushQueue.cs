@@ -58,7 +58,7 @@ internal sealed class SlowFlushQueue : IBlockQueue
                 _held.Enqueue((completion, due));
                 _times.Add(due);
             }
-            // The wake-up may have been meant for the caller, which checks all its conditions and calls again.
+            // The wake-up may be for the caller, which then checks all its conditions and calls again.
             if (kept > 0 || (count == 0 && !(_held.TryPeek(out first) && first.Due <= Stopwatch.GetTimestamp()))) return kept;
         }
     }
