@@ -243,7 +243,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
             using (BlockDevice device = BlockDevice.Open(loop.Path, access))
             {
                 Assert.Equal((access, locked), (access, Locked()));
-                // A duplicate stands for a forked child, which shares the open file.
+                // A duplicate shares the open file, like the descriptor of a forked child.
                 copy = Libc.Fcntl(device.Fd, 0, 0);
             }
             Assert.Equal((access, (false, false)), (access, Locked()));

@@ -110,7 +110,7 @@ public sealed class ForkExecTests
         {
             if (forked && !refused)
             {
-                // As on a system without /proc.
+                // Fails the first execve, of a path in /proc, as on a system without /proc.
                 if (call.Number != OwnThread.SYS_execve) return null;
                 refused = true;
                 return -Errno.ENOENT;

@@ -138,7 +138,7 @@ public sealed class RingTurnTests
             fixture.Expect(8, 3);
             fixture.Ask(4);
             fixture.Ask(5);
-            // The kernel takes nothing, which is no failure. Then only the wake-up completes.
+            // The kernel accepts no request, which is not a failure. Then only the wake-up completes.
             fixture.Turns(Takes(1, 4), Takes(0), Takes(1), Fails(errno, FakeRing.WakeUpData), Takes(8, 5));
             fixture.Expect(8, 4);
             Assert.Equal([(2, 1), (1, 0)], fixture.Calls);

@@ -46,7 +46,7 @@ public sealed class BootTests : IDisposable
         Dictionary<string, byte[]> before = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
         BinaryResult result = Boot(table, $"quiet snapuserd.device=nbd snapuserd.row=f,/dev/snapuserd-none,{_folder["f"]}",
             "--dry-run", "--json");
-        // Row d has no COW. If temporary files do not survive a boot, boot cannot conclude from that that there is no update.
+        // Row d has no COW. On a file system that a boot empties, a missing COW does not prove that there is no update.
         bool kept = LoopDevice.Call("stat", "-f", "-c", "%T", _folder.Path).Trim() is not ("tmpfs" or "ramfs" or "overlayfs");
         Assert.Equal(kept ? 65 : 66, result.ExitCode);
         JsonElement[] rows =

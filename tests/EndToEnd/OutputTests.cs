@@ -156,7 +156,7 @@ public sealed class OutputTests : IDisposable
             using LoopDevice loop = new(_folder[used]);
             Refused(76, Create(loop.Path), loop.Path);
         }
-        // The same for the files of a reader.
+        // Files that a reader uses are refused too.
         File.Copy(_folder["old"], _folder["read-base"]);
         File.Copy(_folder["cow"], _folder["read-cow"]);
         Serve(_folder["read-cow"], _folder["read-base"]);

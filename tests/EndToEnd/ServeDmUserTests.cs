@@ -4,7 +4,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>The messages of `serve --device dm-user` where there is no such device; tests/Serve tests serving one, over sockets.</summary>
+/// <summary>The messages of `serve --device dm-user` without such a device; tests/Serve serves dm-user requests over sockets.</summary>
 public sealed class ServeDmUserTests
 {
     [Theory]

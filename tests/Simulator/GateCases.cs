@@ -72,7 +72,7 @@ public static class GateCases
                 See(seen);
                 _gate.Leave(guest);
             }
-            // No reader is inside: the merge must not wait any more.
+            // No reader is inside, so the merge must not wait.
             int published = _published;
             _pause = MostPauses;
             _guests.Clear();
