@@ -44,7 +44,7 @@ public static class AndroidArguments
             }
             if (Flag(word, takesValue, out bool negated, out string? value) is not { } flag)
             {
-                // Operands, and errors, which the verb reports better.
+                // An operand, or an error that the verb's own parser reports better.
                 result.Add(word);
                 continue;
             }

@@ -6,7 +6,7 @@ namespace Snapuserd.AndroidDaemon;
 
 /// <summary>
 /// Executes the requests of Android's libsnapshot (daemon §3): words separated by commas, without escapes; a comma at the end adds no
-/// word. Surplus words are errors, as missing ones are, except where Android's daemon ignores them too.
+/// word. A missing word is an error, and so is a surplus word unless Android's daemon ignores it.
 /// </summary>
 public sealed class AndroidRequests(SnapshotSet set) : IControlRequests
 {
@@ -53,7 +53,7 @@ public sealed class AndroidRequests(SnapshotSet set) : IControlRequests
         reply.End(Success);
     }
 
-    /// <summary>The answer to "init": the length of the device in sectors, or a failure.</summary>
+    /// <summary>The reply to "init": the length of the device in sectors, or a failure.</summary>
     private static string Added(long bytes) =>
         bytes < SectorBytes ? Fail : string.Create(CultureInfo.InvariantCulture, $"{Success},{bytes / SectorBytes}");
 

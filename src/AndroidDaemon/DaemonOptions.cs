@@ -22,8 +22,8 @@ public enum DaemonDevice
 public sealed record DaemonOptions
 {
     /// <summary>
-    /// The control socket: a path, or the name of one that init has opened. Null to serve <see cref="Snapshots"/>, without a socket until
-    /// the proxy hands one over.
+    /// The control socket: a path, or the name of a socket that init has opened. If null, the daemon serves <see cref="Snapshots"/> and has
+    /// no socket until the proxy hands one over.
     /// </summary>
     public string? Socket { get; init; }
 
@@ -39,16 +39,16 @@ public sealed record DaemonOptions
     /// <summary>The I/O method for devices.</summary>
     public IoChoice Io { get; init; }
 
-    /// <summary>Devices are not locked.</summary>
+    /// <summary>Do not lock devices.</summary>
     public bool WithoutLock { get; init; }
 
-    /// <summary>Decoding threads of one snapshot; 0 for as many as there are processors, within limits.</summary>
+    /// <summary>Decoding threads of one snapshot. 0 means one per processor, within limits.</summary>
     public int Threads { get; init; }
 
     /// <summary>Threads that answer the reads of one dm-user device, if there is no control socket.</summary>
     public int Workers { get; init; } = 4;
 
-    /// <summary>All payloads are decoded before a merge writes anything.</summary>
+    /// <summary>Decode all payloads before a merge writes anything.</summary>
     public bool VerifyFirst { get; init; } = true;
 
     /// <summary>Limits the merges that run at the same time, and their memory.</summary>
@@ -57,7 +57,7 @@ public sealed record DaemonOptions
     /// <summary>Receives the events of every merge.</summary>
     public required ISnapshotObserver Observer { get; init; }
 
-    /// <summary>Makes a receiver for one snapshot, which gets one sentence for every read that fails.</summary>
+    /// <summary>Returns an action for one snapshot. It is called with one sentence for each read that fails.</summary>
     public required Func<Action<string>> ReadFailed { get; init; }
 
     /// <summary>Sets a property of Android to "true"; does nothing on other systems.</summary>

@@ -6,21 +6,21 @@ using Snapuserd.Interop;
 namespace Snapuserd.AndroidDaemon;
 
 /// <summary>
-/// Sets Android's properties as bionic does, by a request to init: a command, two strings with their lengths before them, and an answer of
-/// four bytes, all in the machine's byte order. (Reading properties would need bionic's own map of files, so nothing is read.)
+/// Sets Android's properties as bionic does, by a request to init: a command and two strings, each with its length before it. The reply has
+/// four bytes. Numbers are in the machine's byte order. Properties are not read, because that would need bionic's own map of files.
 /// </summary>
 public static class PropertyService
 {
-    /// <summary>Where init listens. Without this socket, no process waits for a property either.</summary>
+    /// <summary>The socket on which init listens. If it does not exist, no process waits for a property either.</summary>
     public const string Path = "/dev/socket/property_service";
 
     /// <summary>PROP_MSG_SETPROP2 of bionic's _system_properties.h.</summary>
     private const uint SetCommand = 0x00020001;
 
-    /// <summary>Seconds to wait for init's answer: init runs the actions triggered by the property only afterwards.</summary>
+    /// <summary>Seconds to wait for init's reply, which does not take long: init replies before it runs the property's actions.</summary>
     private const int AnswerSeconds = 10;
 
-    /// <summary>Sets a property. Returns null when it is set or there is no property service, or else a sentence.</summary>
+    /// <summary>Sets a property. Returns why it could not be set; null if it was set, or if there is no property service.</summary>
     public static string? Set(string name, string value, string path = Path)
     {
         int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
@@ -33,9 +33,9 @@ public static class PropertyService
             byte[] message = new byte[12 + ByteText.GetByteCount(name) + ByteText.GetByteCount(value)];
             Write(message, SetCommand);
             int end = Append(message, Append(message, 4, name), value);
-            if (end != message.Length) throw new InvalidOperationException("the message has another length than its parts");
+            if (end != message.Length) throw new InvalidOperationException("the length of the message is not the sum of its parts");
             int sent = (int)Libc.Send(fd, message, Libc.MSG_NOSIGNAL);
-            // An empty socket accepts a message of this size whole.
+            // The send buffer of a new socket has room for the whole message.
             if (sent != message.Length) return Failed(name, sent < 0 ? sent : -Errno.EIO);
             _ = Libc.SetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_RCVTIMEO, new TimeVal { Seconds = AnswerSeconds });
             byte[] answer = new byte[4];

@@ -10,23 +10,23 @@ using Snapuserd.Serve;
 namespace Snapuserd.AndroidDaemon;
 
 /// <summary>
-/// A <see cref="SnapshotSet"/> controlled by Android's libsnapshot, or by `ctl`. The thread that calls <see cref="Run"/> waits for signals,
-/// the socket, and the end.
+/// Runs a <see cref="SnapshotSet"/> for Android's libsnapshot or for `ctl`. The thread that calls <see cref="Run"/> handles stop signals,
+/// replaces a failed control socket, and returns when all snapshots have ended.
 /// </summary>
 public sealed class SnapshotDaemon
 {
     /// <summary>
-    /// Bytes of one snapshot besides the buffers of the merges: for its decoded units, and for its server's threads. Four threads get
-    /// 1 MiB each, the largest request of a file system.
+    /// Bytes that one snapshot needs besides the buffers of its merge: for its decoded units, and for its server's threads. Each of four
+    /// threads gets 1 MiB, the largest request of a file system.
     /// </summary>
     private const int CacheBytes = 1 << 20, ServerBytes = 4 << 20;
 
     /// <summary>
-    /// The most decoding threads of a snapshot. Each takes 200 KiB, and only at boot do more snapshots than cores read at the same time.
+    /// The most decoding threads of a snapshot. Each takes 200 KiB. More snapshots than cores are read at the same time only at boot.
     /// </summary>
     private const int MostThreads = 4;
 
-    /// <summary>Milliseconds between two checks for the proxy, which comes once in a boot.</summary>
+    /// <summary>Milliseconds between two checks for the proxy, which starts once in a boot.</summary>
     private const int ProxyMilliseconds = 100;
 
     /// <summary>Milliseconds between two checks whether a verification must stop.</summary>
@@ -45,11 +45,12 @@ public sealed class SnapshotDaemon
     private string _path = "";
     private string _lastFailure = "";
 
-    /// <summary>Serves nothing yet. <paramref name="stop"/> outlives the daemon.</summary>
+    /// <summary>Creates a daemon; <see cref="Run"/> starts to serve. <paramref name="stop"/> must outlive the daemon.</summary>
     public SnapshotDaemon(DaemonOptions options, StopSignals stop)
     {
         (_options, _stop) = (options, stop);
-        // As in Android: snapshots that a client adds by socket belong to an installation, and nothing is mounted on them.
+        // As in Android, snapshots that a client adds by socket are not verified: they belong to an installation, and nothing is mounted on
+        // them.
         _verifies = options.Socket == null;
         _set = new SnapshotSet(new SnapshotSetOptions
         {
@@ -65,12 +66,13 @@ public sealed class SnapshotDaemon
 
     private ILog Log => _options.Log;
 
-    /// <summary>The devices are dm-user's: another process makes and removes them.</summary>
+    /// <summary>True for dm-user devices, which another process makes and removes.</summary>
     private bool IsForeign => _options.Device == DaemonDevice.DmUser;
 
     /// <summary>
-    /// Serves until it is told to end, or all snapshots have ended. Exit code 69 for a snapshot of <see cref="DaemonOptions.Snapshots"/>
-    /// that cannot be served; those of <see cref="ControlServer"/> for the socket.
+    /// Serves until a stop signal or a client ends the daemon and all snapshots have ended. Throws with exit code 69 if a snapshot of
+    /// <see cref="DaemonOptions.Snapshots"/> cannot be served. If the socket cannot be opened, throws with the exit codes of
+    /// <see cref="ControlServer"/>.
     /// </summary>
     public ExitCode Run()
     {
@@ -78,12 +80,12 @@ public sealed class SnapshotDaemon
         try
         {
             Begin();
-            bool told = false;
+            bool isStopping = false;
             while (true)
             {
-                if (_stop.Flag.Requested && !told)
+                if (_stop.Flag.Requested && !isStopping)
                 {
-                    told = true;
+                    isStopping = true;
                     EndSnapshots();
                 }
                 if (_set.IsTerminating)
@@ -93,9 +95,9 @@ public sealed class SnapshotDaemon
                 }
                 else
                 {
-                    // Check the state before the next wait: the renewal may have consumed signals.
+                    // Renew may have consumed wake-ups, so check the state again before the next wait.
                     if (Renew()) continue;
-                    // A server ticks for rate-limited merges; without a server this thread must do so, or they would stop.
+                    // Rate-limited merges need regular ticks. Without a control server, which gives them, this thread must.
                     if (_server == null) ticks.Tick(0);
                 }
                 _ = _stop.WakeUp.Wait(_server == null && !_set.IsTerminating ? ProxyMilliseconds : -1);
@@ -113,7 +115,7 @@ public sealed class SnapshotDaemon
     /// <summary>Opens the socket, or serves the snapshots that the options name.</summary>
     private void Begin()
     {
-        // First, so that an unusable socket is reported before there is a snapshot.
+        // Open the socket first, so that an unusable one is reported before there is a snapshot.
         if (_options.Socket is { } socket)
         {
             (int inherited, _path) = InitSocket.Of(socket);
@@ -145,8 +147,8 @@ public sealed class SnapshotDaemon
     }
 
     /// <summary>
-    /// Opens a control socket at the same path again, or takes the one from the proxy; null if there is none yet. After an error the daemon
-    /// continues without a socket, because the whole system may depend on its snapshots.
+    /// Opens a control socket at the same path again, or takes the socket from the proxy; returns null if there is none yet. After an error
+    /// the daemon continues without a socket, because the whole system may depend on its snapshots.
     /// </summary>
     private ControlServer? Reopen()
     {
@@ -167,8 +169,8 @@ public sealed class SnapshotDaemon
 
     private ControlServer Listen((int Inherited, string Path) socket)
     {
-        // `ctl stop` acts like a delete of Android's client: a foreign device is removed by its owner first, and a snapshot that is not
-        // served ends at once.
+        // `ctl stop` acts like a delete by Android's client: if another process owns the device, the snapshot ends after that process has
+        // removed it; a snapshot that is not served ends at once.
         CtlRequests requests = _requests =
             new CtlRequests(() => _set.Snapshots, one => _set.Delete(one.Name, () => { })) { Attachments = _set };
         ControlOptions options = new()
@@ -187,20 +189,20 @@ public sealed class SnapshotDaemon
     }
 
     /// <summary>
-    /// Serves the snapshots of the command line, all at the same time. If one cannot be served, the daemon ends: the starting system needs
-    /// them all.
+    /// Starts to serve the snapshots of the command line, all at the same time. If one cannot be served, the daemon ends, because the
+    /// starting system needs them all.
     /// </summary>
     private void StartAll()
     {
         string? failed = _set.ServeAll(_options.Snapshots, () => _stop.Flag.Requested);
-        // After a stop signal, none of them is needed.
+        // After a stop signal, no snapshot is needed any more, so a failure does not matter.
         if (_stop.Flag.Requested) return;
         if (failed != null)
             throw new SnapuserdException(ExitCode.Unavailable, $"{failed} cannot be served; the daemon ends with all others");
         TellAlive();
     }
 
-    /// <summary>Writes the file for which init waits before it reads from the served devices.</summary>
+    /// <summary>Writes the file that init waits for before it reads from the served devices.</summary>
     private void TellAlive()
     {
         int result = -Errno.ENOENT;
@@ -264,7 +266,7 @@ public sealed class SnapshotDaemon
                 new NbdServer(view, devices,
                     new NbdOptions { SocketPath = $"{folder}/{name}", ExportName = name, MemoryBytes = memory, Report = report }, wakeUp),
             DaemonDevice.Nbd => new NbdDevice(view, devices, new NbdOptions { MemoryBytes = memory, Report = report }, wakeUp),
-            // One thread with a socket: during an installation, memory counts and speed does not (daemon §4.2).
+            // A daemon with a socket serves with one thread: during an installation, memory matters and speed does not (daemon §4.2).
             _ => new DmUserServer(view, devices,
                 new DmUserOptions { Name = name, Threads = _verifies ? _options.Workers : 1, MemoryBytes = memory, Report = report },
                 wakeUp),
@@ -274,7 +276,7 @@ public sealed class SnapshotDaemon
 
     private bool Verify(string name, StopFlag stop)
     {
-        // Android waits at most five times this long; a request that comes earlier waits for ten seconds per snapshot.
+        // A client's update-verify waits for this result, at most ten seconds per snapshot.
         if (!UpdateVerifier.IsVerified(name)) return false;
         if (UpdateVerifier.FindDevice(name) is not { } path)
         {

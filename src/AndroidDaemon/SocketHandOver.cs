@@ -6,7 +6,7 @@ namespace Snapuserd.AndroidDaemon;
 
 /// <summary>
 /// Hands the control socket to a daemon that started before init had sockets (daemon §4.4): a second process, the proxy, inherits the
-/// socket from init and passes it on. One byte 'a' with the descriptor, one byte 'a' back.
+/// socket from init and passes it on. The proxy sends the byte 'a' with the descriptor, and the daemon replies with the byte 'a'.
 /// </summary>
 public static class SocketHandOver
 {
@@ -15,19 +15,19 @@ public static class SocketHandOver
     /// <summary>As in Android: one client is expected.</summary>
     private const int Backlog = 4;
 
-    /// <summary>Milliseconds for the peer's byte; the peer has nothing else to do.</summary>
+    /// <summary>Milliseconds to wait for the peer's byte, which the peer sends at once.</summary>
     private const int AnswerMilliseconds = 10_000;
 
     /// <summary>
-    /// Milliseconds between two checks of a socket, because a socket cannot signal a <see cref="WakeUp"/>. 20 ms are negligible for a boot
-    /// and for a processor.
+    /// Milliseconds between two attempts of a call on a socket. Sockets are polled because they cannot signal a <see cref="WakeUp"/>. With
+    /// 20 ms, neither the delay of a boot nor the load of a processor matters.
     /// </summary>
     private const int LookMilliseconds = 20;
 
     /// <summary>
     /// The proxy's part: waits on <paramref name="proxy"/> for the daemon, without a time limit, and passes <paramref name="socket"/> to
-    /// it. Calls <paramref name="ready"/> when the daemon may connect. Exit code 74 if the daemon does not take the socket, 75 if
-    /// <paramref name="isOver"/> returns true.
+    /// it. Calls <paramref name="ready"/> when the daemon may connect. Throws with exit code 74 (EX_IOERR) if the daemon does not take the
+    /// socket, and with 75 if <paramref name="isOver"/> returns true.
     /// </summary>
     public static void Give(int proxy, int socket, Action ready, WakeUp wakeUp, Func<bool> isOver)
     {
@@ -56,9 +56,9 @@ public static class SocketHandOver
     }
 
     /// <summary>
-    /// The daemon's part: returns the socket from the proxy at <paramref name="path"/>; −1 if there is no proxy, it is busy, or
-    /// <paramref name="isOver"/> returns true. Consumes signals of <paramref name="wakeUp"/> meanwhile, so the caller must check its state
-    /// again. Exit code 74 if the proxy sends no socket.
+    /// The daemon's part: returns the socket from the proxy at <paramref name="path"/>. Returns −1 if there is no proxy, if it is busy or
+    /// closes the connection, or if <paramref name="isOver"/> returns true. May consume signals of <paramref name="wakeUp"/>, so the caller
+    /// must check its state again. Throws with exit code 74 (EX_IOERR) if the proxy sends no socket.
     /// </summary>
     public static int Take(string path, WakeUp wakeUp, Func<bool> isOver)
     {
@@ -67,17 +67,17 @@ public static class SocketHandOver
         try
         {
             int connected = Libc.Connect(proxy, path);
-            // Missing, not listening yet or no longer, or its backlog is full: the caller tries again.
+            // The socket does not exist, is not listening yet or any more, or has a full backlog: the caller tries again.
             if (connected is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED or -Errno.EAGAIN or -Errno.EINTR) return -1;
             Check($"connecting to {path}", connected);
             int socket = -1;
             int got = Await(() => (int)Libc.ReceiveDescriptor(proxy, out _, out socket, Libc.MSG_CMSG_CLOEXEC), AnswerMilliseconds,
                 wakeUp, isOver);
-            // After a killed proxy, another one may start.
+            // If the proxy was killed, another one may start: the caller tries again.
             if (got is 0 or -Errno.ECONNRESET or -Errno.ECANCELED) return -1;
             Check($"receiving from {path}", got);
             if (socket < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path} gave no socket");
-            // The daemon has the socket whether or not the proxy still lives, and one byte always fits the send buffer.
+            // Ignore the result: the daemon has the socket even if the proxy is gone, and one byte always fits into the send buffer.
             _ = Libc.Send(proxy, [Mark], Libc.MSG_NOSIGNAL);
             return socket;
         }

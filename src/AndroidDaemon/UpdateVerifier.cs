@@ -19,16 +19,18 @@ public enum UpdateVerdict
 
 /// <summary>
 /// Reads a device once from start to end, so that dm-verity below it can report errors before the new system is accepted (merge §17). The
-/// data itself is discarded. As in Android: past the page cache, only by io_uring, with registered buffers, in batches that are waited for
-/// as a whole; up to 2 GiB by one thread, above that by three.
+/// data itself is discarded. As in Android:
+/// - Reads bypass the page cache and use only io_uring, with registered buffers.
+/// - A batch of reads starts when the whole previous batch is done.
+/// - One thread reads a device of up to 2 GiB; three threads read a larger one.
 /// </summary>
 public sealed class UpdateVerifier : IDisposable
 {
     private const long TwoGiB = 2L << 30;
 
     /// <summary>
-    /// From 2 GiB on 4 requests of 1 MiB, below 2 of 256 KiB: a phone's flash is fastest with the former, and a smaller partition does not
-    /// justify the memory.
+    /// A batch has 4 requests of 1 MiB for a device of 2 GiB or more, with which a phone's flash is fastest. It has 2 requests of 256 KiB
+    /// for a smaller device, which does not justify the memory.
     /// </summary>
     private const int LargeBytes = 1 << 20, LargeDepth = 4, SmallBytes = 256 << 10, SmallDepth = 2;
 
@@ -38,7 +40,7 @@ public sealed class UpdateVerifier : IDisposable
     /// <summary>A dm-verity device consists of whole blocks.</summary>
     private const int BlockBytes = Sizes.Block;
 
-    /// <summary>Makes the queue of one thread for the device; null if it is not available, with the reason.</summary>
+    /// <summary>Makes the queue of one thread for the device. Returns null, and the reason, if it is not available.</summary>
     internal delegate IBlockQueue? QueueMaker(BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why);
 
     private readonly object _gate = new();
@@ -75,12 +77,12 @@ public sealed class UpdateVerifier : IDisposable
     /// <summary>Bytes read so far.</summary>
     public long BytesRead => Interlocked.Read(ref _bytes);
 
-    /// <summary>True if a snapshot of this name is verified: not those of Android's first stage, named "…-init".</summary>
+    /// <summary>False for the snapshots of Android's first stage, whose names end in "-init": they are not verified.</summary>
     public static bool IsVerified(string snapshotName) => !snapshotName.EndsWith("-init", StringComparison.Ordinal);
 
     /// <summary>
     /// The partition of a snapshot: its name up to the first '-', without the slot suffix "_a" or "_b". Only one suffix is removed: Android
-    /// strips every a, b and _ at the end, and takes "data_b" for the partition "dat" (lessons §3.3 no. 21).
+    /// strips every a, b and _ at the end, and so mistakes "data_b" for the partition "dat" (lessons §3.3 no. 21).
     /// </summary>
     public static string PartitionOf(string snapshotName)
     {
@@ -91,8 +93,8 @@ public sealed class UpdateVerifier : IDisposable
     }
 
     /// <summary>
-    /// The mounted device of that partition, or null. Android's names are "system-verity", or "vroot" for the root, and the partition's own
-    /// name without verity. Exit codes as <see cref="MapperNames.Find"/> has them.
+    /// The path of that partition's mapped device, or null. Android names the device "system-verity", or "vroot" for the root; without
+    /// verity it has the partition's own name. Throws with the exit codes of <see cref="MapperNames.Find"/>.
     /// </summary>
     public static string? FindDevice(string snapshotName) => MapperNames.Find(CandidatesFor(snapshotName));
 
@@ -110,7 +112,7 @@ public sealed class UpdateVerifier : IDisposable
             _device = BlockDevice.Open(_path, DeviceAccess.Read | DeviceAccess.Direct);
             if (_device.Length % BlockBytes != 0)
                 throw new SnapuserdException(ExitCode.InputOutput,
-                    $"it has {_device.Length} bytes, which are no whole blocks of {BlockBytes}");
+                    $"its length, {_device.Length} bytes, is not a multiple of {BlockBytes}");
             int count = ThreadsFor(_device.Length);
             _threads = new Thread[count];
             _running = count;
@@ -126,7 +128,9 @@ public sealed class UpdateVerifier : IDisposable
         }
     }
 
-    /// <summary>Waits for the end at most <paramref name="milliseconds"/>; Android waits 10 s. Returns the current result.</summary>
+    /// <summary>
+    /// Waits at most <paramref name="milliseconds"/> for the result; Android waits 10 s. Returns the result, Unknown if there is none yet.
+    /// </summary>
     public UpdateVerdict Wait(int milliseconds)
     {
         MonotonicClock clock = new();
@@ -143,7 +147,7 @@ public sealed class UpdateVerifier : IDisposable
         }
     }
 
-    /// <summary>Stops after the current batch. A result that is not known by then stays unknown.</summary>
+    /// <summary>Stops the threads after their current batches. A result that is not known by then stays unknown.</summary>
     public void RequestStop() => Volatile.Write(ref _stop, true);
 
     /// <summary>Stops, and waits for the threads.</summary>
@@ -184,8 +188,7 @@ public sealed class UpdateVerifier : IDisposable
             for (int i = 0; i < depth; i++) buffers[i] = arena.Take(bytes)!.Value;
             using WakeUp wakeUp = new();
             using IBlockQueue? queue = _makeQueue(device, arena, wakeUp, depth, out string why);
-            // Fail without io_uring: another verifier then reads the device by synchronous calls; Android leaves that to update_verifier as
-            // well.
+            // Fail without io_uring, as Android's daemon does: Android's update_verifier then reads the device by synchronous calls.
             if (queue == null) throw new SnapuserdException(ExitCode.Unavailable, why);
             Read(new IoScheduler(queue, [device.Granule]), device.Length, buffers, (long)number * bytes, (long)count * bytes);
             lock (_gate)
@@ -230,7 +233,7 @@ public sealed class UpdateVerifier : IDisposable
             _running = Math.Max(0, _running - 1);
             Monitor.PulseAll(_gate);
         }
-        // One bad block is enough; the other threads can stop.
+        // One failed read decides the result, so the other threads can stop.
         Volatile.Write(ref _stop, true);
         if (first)
             _report($"{_path} is not verified: {(why is SnapuserdException ? why.Message : $"{why.GetType().Name}: {why.Message}")}");

@@ -19,8 +19,8 @@ public enum BootAction
 }
 
 /// <summary>
-/// The action of a boot for a row, and the reason; <paramref name="Code"/> is the exit code of a failure. The table is in docs/boot.md.
-/// <see cref="Of"/> implements it up to the column of the row; <see cref="Boot"/> implements the fallbacks and the phases.
+/// The action of a boot for a row, and the reason; <paramref name="Code"/> is the exit code of a failure. docs/boot.md has the table of
+/// decisions. <see cref="Of"/> implements its first three columns; <see cref="BootSequence"/> implements the last column and the phases.
 /// </summary>
 public sealed record BootDecision(BootAction Action, string Why, ExitCode Code = ExitCode.Done)
 {
@@ -34,12 +34,12 @@ public sealed record BootDecision(BootAction Action, string Why, ExitCode Code =
         not (CowKind.Absent or CowKind.Merged) when mark.HasContent
             && (state.BaseIsUntouched || state.IsIncomplete || mark.Denies(state.Start)) => new(BootAction.Fail,
                 $"{state.Sentence}, but {MergeMarker.PathOf(row.Cow)} says that its merge has written to {row.Base}, or may have: "
-                + $"{row.Cow} is another file than the one that was merged, perhaps a copy from before; bring that one back, or write an "
-                + "image to the base and remove both", ExitCode.CowCorrupt),
+                + $"{row.Cow} is not the file that was merged, perhaps an older copy of it; restore that file, or write an image to the "
+                + "base and remove the COW and the marker", ExitCode.CowCorrupt),
         CowKind.Absent when mark.Kind != MarkerKind.None => new(BootAction.Fail,
             $"{row.Cow} is gone, but {MergeMarker.PathOf(row.Cow)} says that its merge may have begun, so {row.Base} may be neither the "
-            + "old image nor the new one: bring that very file back (a copy from before will not do), or write an image to the base and "
-            + "remove the marker", ExitCode.InputMissing),
+            + "old image nor the new one: restore that very file (an older copy will not do), or write an image to the base and remove "
+            + "the marker", ExitCode.InputMissing),
         CowKind.Merged when policy == MergePolicy.Rollback =>
             new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
         CowKind.Absent or CowKind.Blank or CowKind.Merged => new(BootAction.Direct, state.Sentence),

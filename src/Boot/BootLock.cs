@@ -5,8 +5,9 @@ using Snapuserd.Interop;
 namespace Snapuserd.Boot;
 
 /// <summary>
-/// Serializes `snapuserd boot`: each run decides by a state that another one would change. The kernel releases the lock when the process
-/// ends in any way. The file lies beside the folder of the sockets, not inside, because `ctl` takes every file there for a server's socket.
+/// Serializes `snapuserd boot`, because each run bases its decisions on a state that another run would change. The kernel releases the lock
+/// when the process ends, however it ends. The file lies beside the folder of the sockets, not inside it, where `ctl` would take it for a
+/// server's socket.
 /// </summary>
 public sealed class BootLock : IDisposable
 {
@@ -17,8 +18,8 @@ public sealed class BootLock : IDisposable
     private BootLock(int fd) => _fd = fd;
 
     /// <summary>
-    /// Waits for the lock, at most <paramref name="milliseconds"/>; then exit code 76. If the file cannot be made, there can be no servers
-    /// either, and the boot continues without the lock.
+    /// Waits for the lock, at most <paramref name="milliseconds"/>; then throws with exit code 76 (in use). If the lock file cannot be
+    /// created, servers cannot create their sockets beside it either, so the boot continues without the lock.
     /// </summary>
     public static BootLock Take(string controlFolder, IBootSystem system, ILog log, long milliseconds)
     {
@@ -27,16 +28,16 @@ public sealed class BootLock : IDisposable
             Modes.PrivateFile);
         if (fd < 0)
             log.Write(Priority.Notice, "no_lock",
-                $"{path} cannot be made, so nothing keeps two boots from being at work at a time: {ErrnoText.Of(fd)}");
+                $"{path} cannot be created, so another snapuserd boot could run at the same time: {ErrnoText.Of(fd)}");
         if (fd < 0) return new BootLock(fd);
         long deadline = system.Milliseconds + milliseconds;
-        bool told = false;
+        bool reported = false;
         int result;
         while ((result = Libc.Flock(fd, Libc.LOCK_EX | Libc.LOCK_NB)) is -Errno.EAGAIN or -Errno.EINTR)
         {
-            if (!told)
+            if (!reported)
                 log.Write(Priority.Warning, "waits", $"another snapuserd boot is at work ({path} is locked): this one waits for its end");
-            told = true;
+            reported = true;
             if (system.Milliseconds >= deadline)
             {
                 _ = Libc.Close(fd);

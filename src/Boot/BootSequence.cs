@@ -15,17 +15,18 @@ public sealed record BootOptions
     public string Device { get; init; } = "auto";
     /// <summary>Decode every payload of an update before it is used for the first time.</summary>
     public bool Verify { get; init; } = true;
-    /// <summary>Seconds to wait for devices, all together.</summary>
+    /// <summary>Seconds to wait for all devices together.</summary>
     public int Wait { get; init; }
     /// <summary>The folder of the servers' control sockets.</summary>
     public required string ControlFolder { get; init; }
     /// <summary>Only report what would be done.</summary>
     public bool DryRun { get; init; }
     /// <summary>
-    /// "noresume" or another word that keeps the system from resuming, so that a hibernation image is discarded; null if there is none.
+    /// The word of the kernel's command line that forbids resuming, such as "noresume". A hibernation image is then discarded. Null if
+    /// there is no such word.
     /// </summary>
     public string? NoResume { get; init; }
-    /// <summary>The system's own resume has run and has waited for its device.</summary>
+    /// <summary>The system has already tried to resume, and has waited for the device of resume=.</summary>
     public bool AfterResume { get; init; }
 }
 
@@ -39,19 +40,19 @@ public sealed record RowResult(BootRow Row, string State, string Why, ExitCode C
 }
 
 /// <summary>
-/// A boot, row by row in the order of the phases: inspects, decides (<see cref="BootDecision"/>), and puts /dev/mapper/NAME on the chosen
+/// A boot. Inspects every row in the order of the phases, decides (<see cref="BootDecision"/>), and puts /dev/mapper/NAME on the chosen
 /// device.
 /// <para>
-/// Phases order merges: a row may be merged when all rows of earlier phases are plain or merged. Other rows are served, and wait for `ctl
-/// merge` or for a boot that finds the earlier ones merged; no process waits for that. A row whose merge has begun and that cannot be
-/// served is merged anyway: its order was broken when its merge began.
+/// Phases order merges: a row may be merged when all rows of earlier phases are plain or merged. Until then it is served; `ctl merge`
+/// merges it, or a later boot that finds the earlier rows merged. No process waits for the earlier rows. A row whose merge has begun and
+/// that cannot be served is merged in any phase: the order was already broken when its merge began.
 /// </para>
 /// </summary>
 public sealed class BootSequence(IBootSystem system, ILog log, BootOptions options)
 {
     private const int PauseMilliseconds = 50;
 
-    /// <summary>Milliseconds to wait for a server that is starting or ending, even after the time to wait for devices is over.</summary>
+    /// <summary>The least milliseconds to wait for a server that is starting or ending, even if the wait for devices is over.</summary>
     private const int ServerMilliseconds = 10_000;
 
     private readonly List<int> _ublk = [];
@@ -59,7 +60,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     private long _deadline;
 
     /// <summary>
-    /// Processes <paramref name="rows"/>, passes each result to <paramref name="tell"/>, and returns the exit code of the first failed row.
+    /// Processes <paramref name="rows"/>, passes each result to <paramref name="tell"/>, and returns the exit code of the first row that
+    /// failed.
     /// </summary>
     public ExitCode Run(List<BootRow> rows, Action<RowResult> tell)
     {
@@ -73,7 +75,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             (RowDevices? devices, BootDecision decision) = Decide(row);
             plan.Add((row, devices, decision));
         }
-        // A disk with an image may have appeared while this waited for other devices. Nothing is written before this check.
+        // A disk with a hibernation image may have appeared during the wait for other devices. Nothing is written before this check.
         gate.Check();
         RowStorage.Check(rows);
         ExitCode code = ExitCode.Done;
@@ -81,7 +83,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         foreach ((BootRow row, RowDevices? devices, BootDecision decision) in plan)
         {
             RowResult result = Carry(row, devices, decision, mayMerge: row.Phase <= merging);
-            // A row that is not merged yet, has failed or stays old keeps the rows of later phases from merging.
+            // Rows of later phases must not be merged after a row that failed, uses the old image, or is still to be merged.
             if (result.State is not ("plain" or "merged")) merging = Math.Min(merging, row.Phase);
             if (!result.IsUsable && code == ExitCode.Done) code = result.Code;
             Tell(tell, result);
@@ -90,7 +92,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         return code;
     }
 
-    /// <summary>Reports a row. An exception is logged and does not keep the next rows from being served.</summary>
+    /// <summary>Reports a row. If <paramref name="tell"/> throws, logs the exception, so that the next rows are still processed.</summary>
     private void Tell(Action<RowResult> tell, RowResult result)
     {
         try
@@ -136,7 +138,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             if (Claim(row) is not { } claim) return Taken(row);
             using (claim)
             {
-                // Until the claim, another process may have written.
+                // Decide again: another process may have written before the claim.
                 (devices, decision) = Decide(row);
                 return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : CarryOut(row,
                     devices, decision, mayMerge);
@@ -156,14 +158,14 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
                 return Direct(row, devices, decision.Why);
             case BootAction.Fallback:
                 return OldIfUntouched(row, RowDevices.LookAgain(system, row), decision.Why)
-                    ?? Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was looked at");
+                    ?? Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was inspected");
             case BootAction.Merge when mayMerge:
                 if (options.DryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
                 return MergeNow(row, devices, "") ?? NotMerged(row, devices, decision);
             default:
                 if (decision.Action == BootAction.Merge)
                     log.Write(Priority.Warning, "held",
-                        $"{row.Name} is not merged yet, because a row of an earlier phase is not: it is served");
+                        $"{row.Name} is served and not merged yet, because a row of an earlier phase is not merged");
                 bool verify = VerifiesFirst(devices.State);
                 if (!options.DryRun && verify && Verify(row) is { } damage) return Damaged(row, damage);
                 return Serve(row, devices, decision.Why, mayMerge, verify) ?? NotServed(row, devices, mayMerge);
@@ -171,7 +173,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     }
 
     /// <summary>
-    /// All payloads are decoded before the server starts: this program has merged nothing of them, so a rollback may still be possible.
+    /// True if all payloads must be decoded before the server starts: this program has not begun the merge, so a rollback may still be
+    /// possible.
     /// </summary>
     private bool VerifiesFirst(CowState state) =>
         options.Verify && state is { IsNotBegunHere: true, Kind: CowKind.Untouched or CowKind.Unknown };
@@ -194,7 +197,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         if (OldIfUntouched(row, state, $"the update cannot be used, and nothing of it is merged: {damage}") is { } old) return old;
         return state.Kind == CowKind.Unknown
             ? Failed(row, ExitCode.CowCorrupt, $"{damage}; whether {row.Base} is the old image cannot be known: {state.Sentence}")
-            : Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was looked at; {damage}");
+            : Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was inspected; {damage}");
     }
 
     /// <summary>
@@ -204,8 +207,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     {
         CowState state = RowDevices.LookAgain(system, row);
         if (OldIfUntouched(row, state, $"it cannot be served, and {state.Sentence}") is { } old) return old;
-        // A merge that has begun must be finished, whatever the policy. One that may not have begun is started only if the policy is to
-        // merge.
+        // Under any policy, a merge that has begun must be finished. If it is unknown whether the merge has begun, merge only if the policy
+        // is to merge.
         bool merges = state.Kind is CowKind.Begun or CowKind.Merged
             || (state.Kind == CowKind.Unknown && mayMerge && options.Merge == MergePolicy.Background);
         if (!merges)
@@ -222,8 +225,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     }
 
     /// <summary>
-    /// Checks for a server of an earlier boot. It stays if it reports that it serves exactly this row; any other program on the socket may
-    /// also have the row's devices, so the row fails. Null if no program listens.
+    /// Checks for a server of an earlier boot. A server that reports to serve exactly this row stays. Any other program on the socket may
+    /// also use the row's devices, so the row fails. Null if no program listens.
     /// </summary>
     private RowResult? Running(BootRow row)
     {
@@ -237,7 +240,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         return null;
     }
 
-    /// <summary>Claims the COW and the base; null if another process has one of them.</summary>
+    /// <summary>Claims the COW and the base; returns null if another process uses one of them.</summary>
     private IDisposable? Claim(BootRow row)
     {
         try
@@ -262,7 +265,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         return Done(row, "plain", why);
     }
 
-    /// <summary>Provides the old image, read-only: writes to it would make the update useless, and the update stays.</summary>
+    /// <summary>Provides the old image, read-only: the update is kept, and writes to the old image would make it useless.</summary>
     private RowResult Fallback(BootRow row, string why)
     {
         if (!options.DryRun)
@@ -270,7 +273,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old",
                 $"{row.Name}: the OLD image is taken: {why}");
             system.StandOnBase(row, readOnly: true);
-            // Certainly nothing is merged: if the COW is deleted later, no marker may claim that its merge had begun.
+            // Nothing is merged, so remove the marker: if the COW is deleted later, a marker must not claim that its merge had begun.
             MergeMarker.Remove(row.Cow);
         }
         return Done(row, "old", why);
@@ -292,7 +295,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         }
     }
 
-    /// <summary>Starts a server. Null if the row cannot be served; a failed result if another process has its devices.</summary>
+    /// <summary>Starts a server. Null if the row cannot be served; a failed result if another process uses its devices.</summary>
     private RowResult? Serve(BootRow row, RowDevices devices, string why, bool mayMerge, bool verified)
     {
         string? merge = mayMerge && options.Merge == MergePolicy.Background ? "--merge" : "--merge-on-request";
@@ -330,13 +333,13 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     }
 
     /// <summary>
-    /// Another process holds the COW or the base, so the base's content is undefined: the row fails. The exception is a device that an
-    /// earlier boot has put on the old image, because that device keeps other processes from the base.
+    /// Another process holds the COW or the base, so the base's content is undefined: the row fails. It does not fail if an earlier boot
+    /// has put the row's device on the old image, because that device keeps other processes from the base.
     /// </summary>
     private RowResult Taken(BootRow row) =>
         (system.IsOld(row) ? OldIfUntouched(row, RowDevices.LookAgain(system, row), "an earlier boot has taken it") : null)
-        ?? Failed(row, ExitCode.InUse, $"another process has {row.Cow} or {row.Base}, or what it would be served over: a merge, a server, "
-            + "a mount (the reason is above, or in the kernel's log)");
+        ?? Failed(row, ExitCode.InUse, $"a merge, a server, a mount or another process uses {row.Cow}, {row.Base} or the device over which "
+            + "the row would be served (the reason is above, or in the kernel's log)");
 
     private static string Module(ExitCode code, bool ublk) =>
         code != ExitCode.Unavailable ? "" : $"; the modules are {(ublk ? "ublk_drv" : "nbd")} and dm_mod (modprobe)";
@@ -358,8 +361,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     }
 
     /// <summary>
-    /// The row's position in the table, so that a later boot finds the device of a dead server. If another server has that number, the next
-    /// free one.
+    /// The number of the row's ublk device: its position in the order of the phases, so that a later boot finds the device of a dead
+    /// server. If another server has that number, the next free one.
     /// </summary>
     private string UblkNumber()
     {
@@ -369,13 +372,13 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         return number.ToString(CultureInfo.InvariantCulture);
     }
 
-    /// <summary>Merges the row now. Null if the merge fails; a failed result if another process has its devices.</summary>
+    /// <summary>Merges the row now. Null if the merge fails; a failed result if another process uses its devices.</summary>
     private RowResult? MergeNow(BootRow row, RowDevices devices, string warning)
     {
         if (warning.Length > 0) log.Write(Priority.Warning, "merge_before", $"{row.Name}: {warning}");
         if (MissingMapper(row) is { } missing)
         {
-            // Without a mapper the merged row could not be used either, so a merge that has not begun keeps its rollback.
+            // Without a device mapper the merged row could not be used either. Do not begin its merge, so that a rollback stays possible.
             if (RowDevices.LookAgain(system, row).Kind is not (CowKind.Begun or CowKind.Merged))
                 return Failed(row, missing.Code, $"it is not merged, because there could be no {row.Path} then: {missing.Message}");
             log.Write(Priority.Error, "no_mapper",

@@ -9,7 +9,7 @@ using Snapuserd.Serve;
 
 namespace Snapuserd.Boot;
 
-/// <summary>The system in which this program runs.</summary>
+/// <summary>The system calls of a boot on the running system.</summary>
 /// <param name="log">Receives records about rows.</param>
 /// <param name="hasTerminal">True if standard error is a terminal on which a merge can draw its progress.</param>
 /// <param name="controlFolder">The folder of the servers' sockets.</param>
@@ -19,8 +19,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
     private const string UblkControl = "/dev/ublk-control";
 
     /// <summary>
-    /// Milliseconds until a server must be ready. It first reads the COW's ops: a million of them are 16 MB, a few seconds on the slowest
-    /// card. A disk that recovers from errors may take minutes.
+    /// Milliseconds until a server must be ready. A server first reads the COW's ops. A million ops are 16 MB, which take a few seconds on
+    /// the slowest card; a disk that recovers from errors may take minutes.
     /// </summary>
     public const int ReadyMilliseconds = 300_000;
 
@@ -40,7 +40,7 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
     /// <summary>Opens the mapped device. Tests replace it with one that needs no kernel.</summary>
     public Func<string, MappedDevice> OpensMapped { get; init; } = MappedDevice.Open;
 
-    /// <summary>Describes the target of a mapped device, by path, and read-only or not.</summary>
+    /// <summary>Describes a mapped device's target: the device at a path, read-only if the second argument is true.</summary>
     public Func<string, bool, MapperTarget> TargetOf { get; init; } = (path, readOnly) => MapperTarget.Of(path, readOnly);
 
     public long Milliseconds => Clock.Milliseconds;
@@ -91,9 +91,9 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
     public ExitCode Serve(string[] arguments)
     {
         ControlFolder.Make(controlFolder);
-        // Not the console: it may be a pipe of init's, which has no reader after switch_root.
-        int nothing = Libc.OpenAt(Libc.AT_FDCWD, "/dev/null", Libc.O_RDWR | Libc.O_CLOEXEC);
-        int kernel = Libc.OpenAt(Libc.AT_FDCWD, KernelLog.Path, Libc.O_WRONLY | Libc.O_CLOEXEC);
+        // A server does not inherit the console: it may be a pipe of init's, which has no reader after switch_root.
+        int devNull = Libc.OpenAt(Libc.AT_FDCWD, "/dev/null", Libc.O_RDWR | Libc.O_CLOEXEC);
+        int kernelLog = Libc.OpenAt(Libc.AT_FDCWD, KernelLog.Path, Libc.O_WRONLY | Libc.O_CLOEXEC);
         int ours = -1, theirs = -1;
         try
         {
@@ -101,22 +101,22 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
             if (result >= 0) result = Libc.Fcntl(theirs, Libc.F_SETFD, 0);
             if (result < 0) throw Child.CannotStart("a server", result);
             string[] all = [.. arguments, "--ready-fd", theirs.ToString(CultureInfo.InvariantCulture)];
-            int child = Child.Start("a server", Program, all, Environment(), ownSession: true, nothing, nothing,
-                kernel >= 0 ? kernel : nothing);
+            int child = Child.Start("a server", Program, all, Environment(), ownSession: true, devNull, devNull,
+                kernelLog >= 0 ? kernelLog : devNull);
             _ = Libc.Close(theirs);
             theirs = -1;
             return AwaitReady(child, ours);
         }
         finally
         {
-            foreach (int fd in (ReadOnlySpan<int>)[nothing, kernel, ours, theirs])
+            foreach (int fd in (ReadOnlySpan<int>)[devNull, kernelLog, ours, theirs])
                 if (fd >= 0) _ = Libc.Close(fd);
         }
     }
 
     public ExitCode Merge(string[] arguments)
     {
-        // Its result lines are for people, and standard output is for rows.
+        // Standard output is for rows, so the merge prints its result on standard error.
         string[] all = [.. arguments, "--progress", hasTerminal ? "auto" : "plain"];
         int child = Child.Start("a merge", Program, all, Environment(), output: 2);
         int result = Child.Wait(child, out int code);
@@ -148,7 +148,7 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
         if (_program >= 0) _ = Libc.Close(_program);
     }
 
-    /// <summary>This program's own file, for a child that can be waited for.</summary>
+    /// <summary>A descriptor of this program's own file, which children execute.</summary>
     private int Program
     {
         get
@@ -168,8 +168,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
         while (Milliseconds < deadline)
         {
             Span<PollFd> one = [new PollFd { Fd = ready, Events = Libc.POLLIN }];
-            // A line means ready. The end of the stream means that this server is gone; a supervisor may start another, which does not
-            // report here.
+            // A line means that the server is ready. The end of the stream means that it is gone; a supervisor may start another one, which
+            // does not report here.
             if (closed) Pause(LookMilliseconds);
             else if (Libc.Poll(one, LookMilliseconds) > 0)
             {
@@ -178,8 +178,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
                 closed = !Retry.Interrupted(read);
             }
             if (Libc.TryWaitPid(child, out int code, out _) == 0) continue;
-            // The server may have reported and ended between two checks, as one does that finds everything merged. If it has not reported,
-            // it was stopped.
+            // The server may have reported and ended between two checks, for example because everything was merged already. If it ended
+            // with 0 and did not report, it was stopped.
             if (!closed && Libc.Poll(one, 0) > 0 && Libc.Read(ready, line) > 0) return ExitCode.Done;
             return code switch
             {

@@ -6,8 +6,9 @@ using Snapuserd.Interop;
 namespace Snapuserd.Boot;
 
 /// <summary>
-/// Decides whether a folder without the COW means "no update", or only that the file system with the COW is not mounted there yet. A
-/// mistake in one direction costs a file in an empty folder; a mistake in the other direction mounts and writes to a half-merged base.
+/// Decides whether a folder without the COW means "no update", or only that the file system with the COW is not mounted there yet. If the
+/// doubt is wrong, the user only has to put a file into the empty folder. If "no update" is wrong, the system mounts a half-merged base and
+/// writes to it.
 /// </summary>
 public static class CowFolder
 {
@@ -35,7 +36,7 @@ public static class CowFolder
     {
         Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC => "in memory",
         Libc.SQUASHFS_MAGIC or Libc.EROFS_SUPER_MAGIC_V1 or Libc.CRAMFS_MAGIC or Libc.ISOFS_SUPER_MAGIC =>
-            "on an image that nothing is ever written to",
+            "on a read-only image",
         Libc.AUTOFS_SUPER_MAGIC => "where something is mounted on demand",
         Libc.OVERLAYFS_SUPER_MAGIC => "on an overlay, which may be in memory (a COW there is named by its path below the overlay)",
         _ => null,

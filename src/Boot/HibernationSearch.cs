@@ -17,9 +17,9 @@ public sealed record HibernationLook(string? Image, List<string> Unknown)
 }
 
 /// <summary>
-/// Searches for a hibernation image: where resume= and resume_offset=, systemd's EFI variable and the kernel locate it, and at the start of
-/// every block device. The system in an image has its disks cached as they were, and writes them back when it is resumed; data that a merge
-/// has written meanwhile would be lost.
+/// Searches for a hibernation image at the places that resume= and resume_offset=, systemd's EFI variable and the kernel name, and at the
+/// start of every block device. The system in an image has cached its disks, and writes the old data back when it is resumed; data that a
+/// merge has written meanwhile would be lost.
 /// </summary>
 public sealed class HibernationSearch(IResumeDevices devices, string commandLine)
 {
@@ -31,7 +31,7 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
 
     private const int MostNames = 3;
 
-    /// <summary>The words about resuming, such as resume=.</summary>
+    /// <summary>The settings for resuming, such as resume=.</summary>
     public ResumeParameters Words { get; } = ResumeParameters.Of(commandLine, devices.Names, path => Text(devices.Bytes(path)));
 
     /// <summary>The value of resume=, if no such device exists yet.</summary>
@@ -131,8 +131,8 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
     }
 
     /// <summary>
-    /// The signature of an image whose header is at a page of a device, for every possible page size; <paramref name="error"/> is negative
-    /// if a place could not be read.
+    /// Returns the signature of an image whose header is at page <paramref name="offset"/> of a device; tries every possible page size.
+    /// <paramref name="error"/> is negative if a place could not be read.
     /// </summary>
     private string? ImageAt(KernelDevice device, long offset, out nint error)
     {
@@ -143,7 +143,7 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
             nint read = devices.Read(device, 0, header);
             if (read >= 0) return SwapHeader.ImageIn(header.AsSpan(0, (int)read));
         }
-        // A bad sector in the header may lie outside the signatures.
+        // Read each signature by itself. If the whole header could not be read, its bad sector may lie outside the signatures.
         byte[] signature = new byte[SwapHeader.SignatureBytes];
         for (int page = SwapHeader.SmallestPage; page <= SwapHeader.LargestPage; page *= 2)
         {

@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Boot;
 
-/// <summary>The system calls of a boot. Tests use one that only records them.</summary>
+/// <summary>The system calls of a boot. Tests use an implementation that only records them.</summary>
 public interface IBootSystem
 {
     /// <summary>A monotonic clock, in milliseconds.</summary>
@@ -18,7 +18,7 @@ public interface IBootSystem
     /// <summary>Searches for a hibernation image that was not resumed.</summary>
     HibernationLook LookForImage();
 
-    /// <summary>The kernel has ublk.</summary>
+    /// <summary>True if the kernel has ublk.</summary>
     bool HasUblk { get; }
 
     /// <summary>
@@ -41,16 +41,16 @@ public interface IBootSystem
 
     /// <summary>
     /// Keeps other merges and servers from the row's COW and base until the result is disposed; processes started meanwhile inherit the
-    /// hold. Throws 76 if another process has them.
+    /// hold. Throws with exit code 76 (in use) if another process holds one of them.
     /// </summary>
     IDisposable Claim(BootRow row);
 
-    /// <summary>Decodes every payload; throws the first error.</summary>
+    /// <summary>Decodes every payload of the row's COW; throws the first error.</summary>
     void Verify(BootRow row);
 
     /// <summary>
-    /// Starts a server with these arguments, in a session of its own, and waits until it is ready or has ended. Returns 0 when it is ready,
-    /// otherwise its exit code, or 74 if it did neither in time and was killed.
+    /// Starts a server with these arguments, in its own session, and waits until it is ready or has ended. Returns 0 when it is ready.
+    /// Returns its exit code if it has ended, and 74 (EX_IOERR) if it was killed because it did neither in time.
     /// </summary>
     ExitCode Serve(string[] arguments);
 

@@ -28,8 +28,8 @@ public sealed class KernelCommandLine
     /// <summary>snapuserd=off: this boot does not use snapuserd.</summary>
     public bool Off { get; private set; }
     /// <summary>
-    /// snapuserd.merge=. The default is in the background, but manual if there is an unknown word: it may be a misspelt rollback, which is
-    /// impossible after a merge.
+    /// The value of snapuserd.merge=. The default is Background. If there is an unknown word, the default is Manual: the word may be a
+    /// misspelt rollback, which a merge would make impossible.
     /// </summary>
     public MergePolicy Merge => _merge ?? (IsUnknown ? MergePolicy.Manual : MergePolicy.Background);
 
@@ -52,8 +52,8 @@ public sealed class KernelCommandLine
     public List<string> Warnings { get; } = [];
 
     /// <summary>
-    /// Parses a command line. If a word occurs several times, the last one counts, as for the kernel; rows add up. Exit code 64 for an
-    /// invalid value: a machine must not do something other than requested.
+    /// Parses a command line. If a word occurs several times, the last one counts, as for the kernel; all snapuserd.row= count. Throws with
+    /// exit code 64 (EX_USAGE) for an invalid value, because a machine must not do anything other than what was requested.
     /// </summary>
     public static KernelCommandLine Parse(string text)
     {

@@ -6,7 +6,8 @@ namespace Snapuserd.Boot;
 /// Prevents all writes of a boot while a hibernation image may be resumed. The system in the image has caches of its disks and writes them
 /// back when it resumes, over the merged data; and even the start of a server changes a COW.
 /// <para>
-/// A device that is missing or cannot be read is no proof of an image, and the system starts without it as well: a warning names it.
+/// A device that is missing or cannot be read does not prove that there is an image, and the system may start without it. Only a warning
+/// names it.
 /// </para>
 /// </summary>
 public sealed class ResumeGate(IBootSystem system, ILog log, BootOptions options)
@@ -16,18 +17,18 @@ public sealed class ResumeGate(IBootSystem system, ILog log, BootOptions options
     private bool _toldUnknown, _toldLost;
 
     /// <summary>
-    /// Waits for the device of resume= until the clock shows <paramref name="deadline"/>, then searches; exit code 78 if there is an image.
+    /// Waits for the device of resume= until the clock shows <paramref name="deadline"/>, then searches as <see cref="Check"/> does.
     /// </summary>
     public void Await(long deadline)
     {
-        // If an image exists elsewhere, do not wait.
+        // Search before the wait: an image may exist on another device.
         Check(tellUnknown: false);
         if (options.NoResume != null || options.AfterResume || system.MissingResumeDevice() == null) return;
         while (system.MissingResumeDevice() != null && system.Milliseconds < deadline) system.Pause(PauseMilliseconds);
         Check(tellUnknown: false);
     }
 
-    /// <summary>Exit code 78 if there is an image, unless the kernel's command line discards it.</summary>
+    /// <summary>Throws with exit code 78 if there is an image, unless the kernel's command line discards it.</summary>
     public void Check(bool tellUnknown = true)
     {
         HibernationLook look = system.LookForImage();

@@ -7,7 +7,7 @@ namespace Snapuserd.Boot;
 /// <summary>The settings for resuming from hibernation on the kernel's command line and in the initramfs's configuration.</summary>
 public sealed class ResumeParameters
 {
-    /// <summary>Where an initramfs stores words of the command line (dracut), and settings including RESUME= (initramfs-tools).</summary>
+    /// <summary>Where dracut stores words of the command line, and initramfs-tools its settings, including RESUME=.</summary>
     public const string DracutFolder = "/etc/cmdline.d", InitramfsToolsFolder = "/conf/conf.d", InitramfsToolsFile = "/conf/initramfs.conf";
 
     /// <summary>

@@ -6,7 +6,7 @@ using Snapuserd.Merge;
 namespace Snapuserd.Boot;
 
 /// <summary>
-/// The state of a row's files. Devices may appear late, and so may the file system with the COW: missing ones are waited for. A missing COW
+/// The state of a row's files. Waits for missing files, because devices and the file system with the COW may appear late. A missing COW
 /// means "no update" only if it would be visible (<see cref="CowFolder"/>): the folder may be a mount point on which a file system is not
 /// mounted yet.
 /// </summary>
@@ -19,20 +19,20 @@ public sealed class RowDevices
     /// <summary>The state of the COW.</summary>
     public CowState State { get; }
 
-    /// <summary>The COW is a file, so a marker can lie beside it.</summary>
+    /// <summary>True if the COW is a file, so that a marker can lie beside it.</summary>
     public bool CowIsFile { get; }
 
     /// <summary>The state of the marker beside the COW.</summary>
     public MarkerState Marker { get; }
 
-    /// <summary>The content for a new marker before the COW is merged: empty if certainly nothing of it is merged.</summary>
+    /// <summary>The content of a marker that is made before the COW is merged: empty if the merge has certainly not begun.</summary>
     public MarkerState Says => State is { Kind: CowKind.Begun or CowKind.Unknown, Digest: { } digest }
-        ? new MarkerState(State.Kind == CowKind.Begun ? MarkerKind.Begun : MarkerKind.Maybe, digest,
-            State.Count) : new MarkerState(MarkerKind.Empty);
+        ? new MarkerState(State.Kind == CowKind.Begun ? MarkerKind.Begun : MarkerKind.Maybe, digest, State.Count)
+        : new MarkerState(MarkerKind.Empty);
 
     /// <summary>
-    /// Waits until all files of <paramref name="row"/> exist, then inspects them. Exit code 66 when the clock of <paramref name="system"/>
-    /// shows <paramref name="deadline"/> before that.
+    /// Waits until all files of <paramref name="row"/> exist, then inspects them. Throws with exit code 66 (EX_NOINPUT) if the clock of
+    /// <paramref name="system"/> reaches <paramref name="deadline"/> before that.
     /// </summary>
     public static RowDevices Find(IBootSystem system, BootRow row, long deadline)
     {
@@ -41,14 +41,14 @@ public sealed class RowDevices
             string? missing = null;
             long baseBytes = Length(row.Base, ref missing), sourceBytes = row.Source == null ? baseBytes : Length(row.Source, ref missing);
             bool isDevice = row.Cow.StartsWith("/dev/", StringComparison.Ordinal);
-            bool there = isDevice ? Length(row.Cow, ref missing) > 0 : IsThere(system, row.Cow, ref missing);
+            bool exists = isDevice ? Length(row.Cow, ref missing) > 0 : IsThere(system, row.Cow, ref missing);
             if (missing == null)
             {
                 RefuseSparse(row.Base);
                 if (row.Source != null) RefuseSparse(row.Source);
                 MarkerState mark = isDevice ? default : MergeMarker.Look(row.Cow);
-                CowState state = there ? Look(row, baseBytes, sourceBytes, isDevice, mark.Digest != null) : CowState.Absent;
-                // The marker decides where the COW cannot.
+                CowState state = exists ? Look(row, baseBytes, sourceBytes, isDevice, mark.Digest != null) : CowState.Absent;
+                // If the COW cannot show whether its merge has begun, the marker decides.
                 if (state is { Kind: CowKind.Unknown, IsNotBegunHere: false } && mark.Kind == MarkerKind.Begun)
                     state = state with
                     {
@@ -68,7 +68,8 @@ public sealed class RowDevices
                 if (state.IsIncomplete
                     && (mark.Kind == MarkerKind.None || (mark.Kind == MarkerKind.Empty && MergeMarker.IsDurable(row.Cow))))
                     state = state with { BaseIsUntouched = true };
-                // A base that no merge may write to is not served either: if it is untouched, the boot uses the old image.
+                // If no merge can write to the base or the COW, the row is not served either. If the base is untouched, the boot uses the
+                // old image.
                 if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Unknown
                     && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
                     state = state with
@@ -86,8 +87,8 @@ public sealed class RowDevices
     }
 
     /// <summary>
-    /// Reads the COW's state, with the digest if a marker has one to compare or will need one: for a COW whose merge has begun, or may
-    /// have.
+    /// Reads the COW's state. Includes the digest if the marker has one to compare, or if a new marker will need one because the merge has
+    /// begun or may have begun.
     /// </summary>
     private static CowState Look(BootRow row, long baseBytes, long sourceBytes, bool isDevice, bool identify)
     {
@@ -118,14 +119,14 @@ public sealed class RowDevices
         }
     }
 
-    /// <summary>Exit code 65 for an Android sparse image, which can be neither mounted nor merged into.</summary>
+    /// <summary>Throws with exit code 65 (EX_DATAERR) for an Android sparse image, which can be neither mounted nor merged into.</summary>
     private static void RefuseSparse(string path)
     {
         using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
         ForeignFormat.RefuseSparse(device);
     }
 
-    /// <summary>Why no merge may write to a device, of this or another program; null if a merge may.</summary>
+    /// <summary>The reason why no program can merge into a device; null if programs can.</summary>
     private static LargeSectorException? Unwritable(string path)
     {
         try

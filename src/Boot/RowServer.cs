@@ -6,13 +6,13 @@ namespace Snapuserd.Boot;
 
 /// <summary>
 /// The server on a row's control socket. <paramref name="Serves"/>: it serves exactly that row. <paramref name="Changes"/>: it is starting
-/// or ending, so the caller should ask again. <paramref name="Sentence"/> describes it otherwise.
+/// or ending, so the caller should ask again. <paramref name="Sentence"/> describes its state.
 /// </summary>
 public sealed record RowServer(bool Serves, bool Changes, string Sentence)
 {
     /// <summary>
-    /// Milliseconds for connection and answer together. A server answers from a thread that never blocks, so some milliseconds suffice on a
-    /// busy machine.
+    /// Milliseconds for the connection and the reply together. A server replies from a thread that never blocks, so it needs only some
+    /// milliseconds even on a busy machine.
     /// </summary>
     private const int AnswerMilliseconds = 3000;
 
@@ -34,16 +34,16 @@ public sealed record RowServer(bool Serves, bool Changes, string Sentence)
         }
         using (connection)
         {
-            string answer = "";
+            string reply = "";
             try
             {
-                connection.Ask($"json status {row.Name}", (line, _) => answer = line);
-                RowServer server = Of(answer, socket, row);
+                connection.Ask($"json status {row.Name}", (line, _) => reply = line);
+                RowServer server = Of(reply, socket, row);
                 if (server.Serves && BlockDevice.Open(row.Path, DeviceAccess.Read) is var device)
                 {
                     using (device)
                         if (device.Length == 0)
-                            return Another($"{row.Path} is nothing that can be read, although the server at {socket} serves it");
+                            return Another($"{row.Path} has a length of 0 bytes, although the server at {socket} serves it");
                 }
                 return server;
             }
@@ -61,10 +61,10 @@ public sealed record RowServer(bool Serves, bool Changes, string Sentence)
         if (status?.String("name") != row.Name || status.String("cow") != row.Cow || status.String("base") != row.Base)
             return Another($"the server at {socket} has another COW or base");
         string? state = status.String("state"), device = status.String("device");
-        // It has no device yet, or no longer.
+        // The server has no device yet, or no device any more.
         if (state is "opening" or "ended" || device == "") return new RowServer(false, true, $"the server at {socket} is not ready");
         if (device != row.Path) return Another($"the server at {socket} has another device than {row.Path}");
-        // The device shows the new image whatever the result of the merge.
+        // After a failed merge the device still shows the new image.
         if (state == "failed")
             return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it "
                 + $"(snapuserd ctl stop {row.Name}) for another try");

@@ -11,8 +11,8 @@ namespace Snapuserd.Boot;
 public static class RowStorage
 {
     /// <summary>
-    /// Exit code 64 for the first two that share storage. Files that cannot be opened are left out: their row fails with the reason, or
-    /// nothing is written to them.
+    /// Throws with exit code 64 (EX_USAGE) for the first two files or devices that share storage. Ignores those that cannot be opened:
+    /// their row fails with the reason, or nothing is written to them.
     /// </summary>
     public static void Check(List<BootRow> rows)
     {

@@ -6,7 +6,7 @@ namespace Snapuserd.Boot;
 
 /// <summary>
 /// The first page of a swap area. Its last ten bytes are a signature, which hibernation replaces by its own until the image is resumed. The
-/// page size is that of the kernel that wrote it, so several places must be checked.
+/// page size is that of the kernel that wrote the page, so the signature may be at several places.
 /// <code>
 ///   byte 1024   version, size, bad pages; then UUID (16 bytes at 1036) and label (16 bytes at 1052)
 ///   page - 10   SWAPSPACE2, or, with an image: S1SUSPEND (the kernel), ULSUSPEND (uswsusp), …
@@ -40,7 +40,7 @@ public static class SwapHeader
         return null;
     }
 
-    /// <summary>True if it is the header of a swap area, or of an image in one, with this UUID in any case.</summary>
+    /// <summary>True for the header of a swap area, or of an image in one, that has this UUID. Ignores case.</summary>
     public static bool HasUuid(ReadOnlySpan<byte> header, string uuid)
     {
         if (!IsSwap(header)) return false;
@@ -48,7 +48,7 @@ public static class SwapHeader
         return uuid.Equals($"{hex[..8]}-{hex[8..12]}-{hex[12..16]}-{hex[16..20]}-{hex[20..]}", StringComparison.OrdinalIgnoreCase);
     }
 
-    /// <summary>True if it is the header of a swap area, or of an image in one, with this label.</summary>
+    /// <summary>True for the header of a swap area, or of an image in one, that has this label.</summary>
     public static bool HasLabel(ReadOnlySpan<byte> header, string label)
     {
         if (!IsSwap(header)) return false;

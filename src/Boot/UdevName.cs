@@ -13,7 +13,7 @@ public static class UdevName
 {
     /// <summary>
     /// The name for <paramref name="label"/>. A \xHH with two lower-case hexadecimal digits stays as it is, so that a label can also be
-    /// given in udev's form, for example with a comma or a quote in it. To get those four characters literally, write \x5cxHH.
+    /// given in udev's form, for example if it has a comma or a quote. To get those four characters literally, write \x5cxHH.
     /// </summary>
     public static string Of(string label)
     {

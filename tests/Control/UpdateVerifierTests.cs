@@ -148,7 +148,7 @@ public sealed class UpdateVerifierTests
         using UpdateVerifier verifier = new(Image(folder, length), told.Add);
         verifier.Start();
         Assert.Equal(UpdateVerdict.Failed, verifier.Wait(Long));
-        Assert.Contains("no whole blocks", Assert.Single(told), StringComparison.Ordinal);
+        Assert.Contains("is not a multiple of", Assert.Single(told), StringComparison.Ordinal);
     }
 
     [Fact]

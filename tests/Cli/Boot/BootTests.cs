@@ -354,7 +354,7 @@ public sealed class BootTests : IDisposable
             (List<RowResult> rows, ExitCode code) = Boot(Options(policy), row);
             Assert.Equal(("failed", ExitCode.CowCorrupt), (rows[0].State, code));
             Assert.Empty(_system.Done);
-            Assert.Contains("another file than the one that was merged", rows[0].Why);
+            Assert.Contains("is not the file that was merged", rows[0].Why);
             File.Delete(Mark(row));
         }
     }
