@@ -17,8 +17,8 @@ internal enum LogForm
 internal static class LogForms
 {
     internal static readonly Option Option = new("--log", OptionKind.Choice, "stderr|kmsg|json",
-        "Where to tell what happens: warnings, errors and progress as lines on standard error; or everything, with a summary of the merge, "
-        + "to the kernel's log, or as JSON objects on standard error.")
+        "Where records go. With stderr, warnings, errors and progress are lines on standard error. With kmsg, all records and a summary of "
+        + "the merge go to the kernel's log; with json, the same as JSON objects on standard error.")
     { Choices = ["stderr", "kmsg", "json"] };
 
     /// <summary>
