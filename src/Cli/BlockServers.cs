@@ -10,7 +10,8 @@ namespace Snapuserd.Cli;
 internal static class BlockServers
 {
     /// <summary>
-    /// Exit code 64 if `--device`, `--name` and `--socket` do not fit together. Checked before anything is opened, locked or protected.
+    /// Throws with exit code 64 (EX_USAGE) if `--device`, `--name`, `--socket` and the options about them do not fit together. Called
+    /// before anything is opened, locked or protected.
     /// </summary>
     internal static void Check(Invocation invocation)
     {
@@ -18,21 +19,21 @@ internal static class BlockServers
         if (invocation.Arguments.Has("--supervise")) _ = SupervisedDevice(invocation);
         bool named = invocation.Arguments.Has("--name"), socket = invocation.Arguments.Has("--socket");
         if (socket && kind != "nbd")
-            throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
+            throw new SnapuserdException(ExitCode.Usage, $"--socket needs --device nbd, not --device {kind}");
         if (socket && invocation.Arguments.Text("--control") == invocation.Arguments.Text("--socket"))
             throw new SnapuserdException(ExitCode.Usage, "--socket and --control are two sockets: give them two paths");
         if (named && kind == "auto")
             throw new SnapuserdException(ExitCode.Usage,
-                "--name takes a --device other than auto beside it, because each kind has names of its own");
+                "--name needs a --device other than auto, because each kind of device has its own names");
         if (invocation.Arguments.Has("--queues") && kind is not ("ublk" or "auto"))
             throw new SnapuserdException(ExitCode.Usage, $"--queues goes with --device ublk, not --device {kind}");
         if (!named && kind == "dm-user")
             throw new SnapuserdException(ExitCode.Usage,
-                "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
+                "--device dm-user needs --name NAME, the last word of the device-mapper table's line");
         if (invocation.Arguments.Text("--mapper") is { } mapper)
         {
             MappedDevice.CheckName(mapper);
-            if (socket) throw new SnapuserdException(ExitCode.Usage, "--mapper takes a block device below it, and --socket makes none");
+            if (socket) throw new SnapuserdException(ExitCode.Usage, "--mapper needs a block device, and --socket does not make one");
         }
         if (invocation.Arguments.Has("--merge") && invocation.Arguments.Has("--merge-on-request"))
             throw new SnapuserdException(ExitCode.Usage, "--merge and --merge-on-request: at once or when asked to, not both");
@@ -45,7 +46,7 @@ internal static class BlockServers
 
     /// <summary>
     /// Starts to serve <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is the
-    /// path that readers open. `auto` takes ublk, or NBD if the kernel has no ublk (69).
+    /// path that readers open. `auto` means ublk, or NBD if ublk ends with exit code 69 (EX_UNAVAILABLE).
     /// </summary>
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp,
         out string device)
@@ -60,7 +61,7 @@ internal static class BlockServers
         catch (SnapuserdException e) when (e.Code == ExitCode.Unavailable)
         {
             if (kind == "ublk") throw new SnapuserdException(e.Code, $"{e.Message}; try --device nbd");
-            invocation.Output.Write(Priority.Warning, "no_ublk", $"going on with NBD, because ublk is not there: {e.Message}");
+            invocation.Output.Write(Priority.Warning, "no_ublk", $"continuing with NBD, because ublk is not available: {e.Message}");
             return IBlockServer.Started(Make("nbd"), out device);
         }
     }
@@ -107,15 +108,15 @@ internal static class BlockServers
     }
 
     /// <summary>
-    /// The number of the ublk device for `--supervise`. Exit code 64 unless `--device` is ublk with a `--name`: only such a device can be
-    /// found again by a second server.
+    /// The number of the ublk device for `--supervise`. Throws with exit code 64 (EX_USAGE) unless `--device` is ublk: only a ublk device
+    /// waits for a second server.
     /// </summary>
     internal static int SupervisedDevice(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk"
         ? Number(invocation, "ublkb")
         : throw new SnapuserdException(ExitCode.Usage,
             "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
 
-    /// <summary>The view may be merged: at once or on request.</summary>
+    /// <summary>True if the server may merge, at once or on request.</summary>
     internal static bool Merges(Invocation invocation) => Merges(invocation.Arguments);
 
     /// <inheritdoc cref="Merges(Invocation)"/>

@@ -17,8 +17,8 @@ internal static class BootVerb
     internal const string DefaultCommandLine = "/proc/cmdline";
 
     /// <summary>
-    /// Milliseconds to wait for another boot to end, in addition to its wait for devices: the time it gives a server to become ready. A
-    /// boot that merges before mounting may take longer; the caller then calls again.
+    /// Milliseconds to wait for another boot to end, in addition to its wait for devices: the time that it gives a server to become ready.
+    /// A boot that merges before mounting may take longer; then this boot fails, and the caller must call again.
     /// </summary>
     private const int OtherMilliseconds = BootSystem.ReadyMilliseconds;
 
@@ -47,14 +47,14 @@ internal static class BootVerb
                 throw BootTable.Wrong(row.Origin, $"the socket {folder}/{row.Name} would have more than {UnixAddress.LongestPath} bytes");
         }
         bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
-        // An initramfs without a table is normal; a dry run reports it as a warning.
+        // An initramfs without a table is normal, so this is a warning only in a dry run.
         if (rows.Count == 0)
             invocation.Output.Write(dryRun ? Priority.Warning : Priority.Notice, "no_rows",
                 "there is no row in any table: nothing is done");
         HibernationSearch hibernation = new(new ResumeDevices(), text ?? "");
         BootOptions options = new()
         {
-            // Without the command line a rollback may be under way, so nothing is merged automatically.
+            // If the command line cannot be read, it may request a rollback, so nothing is merged automatically.
             Merge = text == null ? MergePolicy.Manual : line.Merge,
             Device = line.Device,
             Verify = line.Verify,

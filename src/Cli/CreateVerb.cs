@@ -25,7 +25,7 @@ internal static class CreateVerb
     private const long SmallestArena = 4L << 20;
     private const long LargestArena = 32L << 20;
 
-    // A v3 op is 16 bytes; a block inside a unit needs no op of its own.
+    // An xored block needs its own v3 op of 16 bytes, while a replaced block inside a larger unit does not.
     private const int XorOverheadInUnits = 16;
 
     private sealed record Job(Invocation Invocation, IImageReader Source, IImageReader Target, CowWriterOptions Options, StopFlag Stop)
@@ -47,7 +47,7 @@ internal static class CreateVerb
         Job job = new(invocation, SparseImageReader.Of(source, stop.Flag), SparseImageReader.Of(target, stop.Flag), options, stop.Flag);
         var clock = new ProgressObserver(invocation, "create");
 
-        // Before the comparison, which takes time: meanwhile no other process may use the file to be replaced or begin to merge it.
+        // Claim the output before the comparison, which takes time: meanwhile no other process may use or merge the file to be replaced.
         using AtomicFile output = AtomicFile.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device,
             target.Device);
         using DiffPlan plan = Compare(job);
@@ -99,7 +99,7 @@ internal static class CreateVerb
         return Differ.Compare(job.Source, job.Target, new DiffOptions
         {
             Xor = job.Arguments.Has("--xor"),
-            // Inside a larger unit a replaced block shares its op, and some of its bytes, with its neighbours.
+            // Inside a larger unit, a replaced block shares its op with its neighbours, and compresses better together with them.
             XorOverhead = job.Options.MaxUnitBytes == CowOp.BlockSize ? 0 : XorOverheadInUnits,
             MaxUnitBytes = job.Options.MaxUnitBytes,
             MemoryBytes = job.Arguments.Number("--memory", DefaultMemory),
@@ -128,7 +128,7 @@ internal static class CreateVerb
     private static (long Ops, long Bytes) Write(Job job, DiffPlan plan, AtomicFile output)
     {
         long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
-        // The reader's limit, which is the lower one: a COW that could not be read again must not be written.
+        // This is the limit of this program's reader, which is lower than the format's. Do not write a COW that could not be read again.
         if (ops > int.MaxValue)
             throw new SnapuserdException(ExitCode.Usage,
                 $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
@@ -156,7 +156,7 @@ internal static class CreateVerb
         using ImageQueue queue = new([cow, job.Source], arena, 32);
         using WakeUp wakeUp = new();
         using WorkQueue<DecodeJob> workers = new(job.Options.Threads, 64, () => new DecodeWorker(), wakeUp);
-        // A target that grew is merged into a base that was extended before.
+        // If the target is longer than the source, the base must be extended before the merge.
         MergeDevice image = new(1, job.Source.Name, Math.Max(job.Source.Length, job.Target.Length));
         MergeSetup setup = new()
         {
@@ -181,10 +181,10 @@ internal static class CreateVerb
         for (long offset = 0; offset < job.Target.Length;)
         {
             if (job.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, "stopped; no COW was written");
-            long untouched = SameHole(job, merged, offset);
-            if (untouched > offset)
+            long holeEnd = SameHole(job, merged, offset);
+            if (holeEnd > offset)
             {
-                offset = untouched;
+                offset = holeEnd;
                 continue;
             }
             ReadOnlySpan<byte> chunk = merged.Read(offset);
@@ -200,8 +200,8 @@ internal static class CreateVerb
     }
 
     /// <summary>
-    /// The end of a range that is a hole in both images and that no op writes; <paramref name="offset"/> itself if there is none. Sparse
-    /// images consist mostly of such ranges.
+    /// The end of the range at <paramref name="offset"/> that is a hole in both images and that no op writes; <paramref name="offset"/>
+    /// itself if there is no such range. Sparse images consist mostly of such ranges.
     /// </summary>
     private static long SameHole(Job job, MergedImage merged, long offset)
     {

@@ -15,7 +15,7 @@ internal static class CtlVerb
         IReadOnlyList<string> operands = invocation.Arguments.Operands;
         string command = operands[0];
         if (Array.IndexOf(ControlCommands.Names, command) < 0) throw Wrong(Suggestion.Unknown("command", command, ControlCommands.Names));
-        int most = command switch { "list" => 1, "rate" => 3, _ => 2 };
+        int maxOperands = command switch { "list" => 1, "rate" => 3, _ => 2 };
         bool attaches = command == "attach";
         foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source"])
             if (invocation.Arguments.Has(option) && !attaches) throw Wrong($"{option} goes with attach");
@@ -24,7 +24,7 @@ internal static class CtlVerb
             if (operands.Count < 2) throw Wrong($"{command} takes a NAME");
             if (invocation.Arguments.Has("--all")) throw Wrong($"{command} takes a NAME, not --all");
         }
-        if (operands.Count > most) throw Wrong($"unexpected argument '{operands[most]}'");
+        if (operands.Count > maxOperands) throw Wrong($"unexpected argument '{operands[maxOperands]}'");
         string request = command;
         if (command == "rate")
         {
@@ -33,13 +33,13 @@ internal static class CtlVerb
             request += " " + (rate ?? throw Wrong($"'{operands[1]}' is not a size such as 33554432, 32M or 32MiB"))
                 .ToString(CultureInfo.InvariantCulture);
         }
-        string? name = operands.Count == most && most > 1 ? operands[most - 1] : null;
+        string? name = operands.Count == maxOperands && maxOperands > 1 ? operands[maxOperands - 1] : null;
         if (attaches) return Attach(invocation, name!);
         return Ask(invocation, command, request, name);
     }
 
     /// <summary>
-    /// Opens the files here, so that the daemon serves the files that this command sees under these names, and sends them.
+    /// Opens the files and sends their descriptors to the daemon, which may see other files under the same names.
     /// </summary>
     private static ExitCode Attach(Invocation invocation, string name)
     {
@@ -80,8 +80,8 @@ internal static class CtlVerb
             request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + Sendable(name))}";
             if (command == "watch") new Watch(invocation.Output, json, request).Run(servers);
             else Ask(invocation.Output, servers, request, name, command == "stop");
-            // The other servers have carried out the request. The refused server may be the one that was named only if none of the others
-            // had that name.
+            // The other servers have carried out the request. A request with a name is complete: one of them has that snapshot. A request
+            // for all snapshots is not, because one server cannot be asked.
             if (refused != null && name == null) throw refused;
             return ExitCode.Done;
         }
@@ -98,7 +98,7 @@ internal static class CtlVerb
     private static void Ask(Output output, List<ControlConnection> servers, string request, string? name, bool stops)
     {
         SnapuserdException? first = null;
-        int answers = 0;
+        int replies = 0;
         foreach (ControlConnection server in servers)
         {
             try
@@ -108,18 +108,18 @@ internal static class CtlVerb
                 {
                     if (!passing) output.Result(line);
                 });
-                answers++;
+                replies++;
             }
             catch (SnapuserdException e) when (servers.Count > 1)
             {
-                // A server that is gone, or has no snapshot of that name, says nothing about the others. A refusal is reported after all
-                // servers were asked.
+                // Ask the other servers if this one is gone, has no snapshot of that name, or refuses the request. Report the first refusal
+                // at the end.
                 if (first == null || first.Code == ExitCode.InputMissing) first = e;
             }
         }
-        if (first != null && answers == 0 && first.Code == ExitCode.InputMissing && name != null)
+        if (first != null && replies == 0 && first.Code == ExitCode.InputMissing && name != null)
             throw new SnapuserdException(ExitCode.InputMissing, $"no server has a snapshot {name}; snapuserd ctl list shows what there is");
-        if (first != null && (answers == 0 || first.Code != ExitCode.InputMissing)) throw first;
+        if (first != null && (replies == 0 || first.Code != ExitCode.InputMissing)) throw first;
     }
 
     /// <summary>
@@ -129,9 +129,11 @@ internal static class CtlVerb
     private static string Sendable(string name) => name.AsSpan().ContainsAny('\n', '\r') ? VisibleText.OnOneLine(name) : name;
 
     /// <summary>
-    /// The server at `--socket`; or the one whose socket has the name, if it knows a snapshot of that name; or all that listen. The
-    /// leftover socket of a dead server is ignored; the next server replaces it. <paramref name="refused"/> is the error of the first
-    /// server that listens but cannot be asked.
+    /// The servers to ask:
+    /// - the server at `--socket`, if it is given;
+    /// - otherwise the server whose socket is called <paramref name="name"/>, if it has a snapshot of that name;
+    /// - otherwise all servers that listen. The socket of a dead server is ignored; the next server replaces it.
+    /// <paramref name="refused"/> is the error of the first server that listens but cannot be asked.
     /// </summary>
     private static List<ControlConnection> Servers(Invocation invocation, string? name, out SnapuserdException? refused)
     {
@@ -155,7 +157,7 @@ internal static class CtlVerb
             }
             catch (SnapuserdException e)
             {
-                // It may be the requested server.
+                // Keep the error, because this server may have the requested snapshot.
                 refused ??= e;
             }
         }

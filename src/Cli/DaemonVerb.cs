@@ -38,7 +38,7 @@ internal static class DaemonVerb
         }
         bool forKernel = arguments.Text("--socket-folder") == null;
         if (!forKernel && arguments.Choice("--device") != "nbd")
-            throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder takes --device nbd beside it");
+            throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder needs --device nbd");
         if (forKernel) RootStorage.TakeName();
         MergeSlots slots = Slots(arguments);
 
@@ -47,7 +47,7 @@ internal static class DaemonVerb
         return new SnapshotDaemon(Options(invocation, slots), stop).Run();
     }
 
-    /// <summary>What the command line says about the snapshots.</summary>
+    /// <summary>The options of the daemon from the command line.</summary>
     internal static DaemonOptions Options(Invocation invocation, MergeSlots slots)
     {
         Arguments arguments = invocation.Arguments;
@@ -86,7 +86,7 @@ internal static class DaemonVerb
         Array.Find(Array.Find(Verbs.All, verb => verb.Name == "daemon")!.Options, one => one.Name == option) is { } known
             ? known.Kind != OptionKind.Flag : null;
 
-    /// <summary>The proxy of daemon §4.4.</summary>
+    /// <summary>Acts as the proxy of daemon §4.4: hands the control socket to the daemon.</summary>
     private static ExitCode HandOver(Invocation invocation)
     {
         string name = invocation.Arguments.Text("--socket") ?? AndroidArguments.Socket;
@@ -111,7 +111,7 @@ internal static class DaemonVerb
         int merges = (int)arguments.Number("--merges", 2);
         if (memory < (long)merges * leastPerMerge)
             throw new SnapuserdException(ExitCode.Usage,
-                $"daemon: {merges} merges at a time take {Units.Bytes((long)merges * leastPerMerge)} of --memory at the least");
+                $"daemon: {merges} merges at the same time need a --memory of at least {Units.Bytes((long)merges * leastPerMerge)}");
         return new MergeSlots(new MemoryBudget(memory, merges), merges);
     }
 

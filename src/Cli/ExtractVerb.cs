@@ -18,7 +18,7 @@ internal static class ExtractVerb
         using var output = new ImageFile(invocation.Arguments.Required("--output"));
         using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
         {
-            // After the devices, which are locked by now: their files must not be emptied.
+            // Create the output after the devices are locked, so that it cannot empty one of their files.
             output.Create(devices, invocation.Arguments.Has("--no-lock"));
             using MergedImage image = MergedImage.Open(devices.Setup);
             MergedReading.Read(image, stop.Flag, observer, output.Append);
@@ -33,7 +33,7 @@ internal static class ExtractVerb
     }
 
     /// <summary>
-    /// Whether the arguments request the image on standard output, where no result can be printed then. Also true for a command line that
+    /// True if the arguments request the image on standard output, so that results must be printed elsewhere. Also true if the command line
     /// is otherwise invalid.
     /// </summary>
     internal static bool Streams(Verb verb, ReadOnlySpan<string> commandLine)

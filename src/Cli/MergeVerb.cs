@@ -24,8 +24,8 @@ internal static class MergeVerb
         }
         catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.Permission || e is LargeSectorException)
         {
-            // If the base is mounted after the merge, or the COW is mounted read-only, an init script may run the same command again at any
-            // time.
+            // An init script may run the same command again after the merge, when the base is mounted or the COW cannot be written. A merge
+            // that is finished must still succeed then.
             if (FinishedMerge.Confirm(invocation.Arguments.Required("--cow"), invocation.Arguments.Required("--base")) is not { } finished)
                 throw;
             Tell(invocation, finished, "sync", observer.Seconds);
@@ -35,7 +35,7 @@ internal static class MergeVerb
     }
 
     /// <summary>
-    /// Merges, and reports the result only after everything durable is done. An observer that throws does not end the merge.
+    /// Merges, and reports the result when the whole merge is durable. An observer that throws does not end the merge.
     /// </summary>
     internal static ExitCode Run(Invocation invocation, DeviceSet devices, IMergeObserver? observer, Func<double> seconds, WakeUp wakeUp)
     {
@@ -84,7 +84,7 @@ internal static class MergeVerb
         return code;
     }
 
-    /// <summary>Warns if Android's engine may have left a base that looks good and is damaged.</summary>
+    /// <summary>Warns if an interrupted merge by Android's engine may have damaged the base, and the COW cannot show it.</summary>
     internal static void WarnOfHiddenDamage(Invocation invocation, MergeEngine engine)
     {
         if (engine.MayHideDamage)
@@ -124,7 +124,7 @@ internal static class MergeVerb
         .Add("already_merged", result.AlreadyMerged).Add("peak_memory", ProcessMemory.Peak())
         .Add("times_resumed", ResumeCount.Times(result));
 
-    /// <summary>Writes the last record about a merge, whatever its result.</summary>
+    /// <summary>Writes the last record about a merge, for every result.</summary>
     private static void Summarize(Invocation invocation, string name, string what, MergeResult result, double seconds,
         SnapshotStatus? served)
     {

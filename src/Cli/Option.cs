@@ -17,7 +17,7 @@ internal enum OptionKind
     Count,
     /// <summary>Bytes, with an optional suffix k, M, G, KiB, MiB or GiB (powers of 1024).</summary>
     Size,
-    /// <summary>One of a fixed set of commandLine.</summary>
+    /// <summary>One of a fixed set of words.</summary>
     Choice,
     /// <summary>64 hexadecimal digits.</summary>
     Sha256,
@@ -26,7 +26,7 @@ internal enum OptionKind
 /// <summary>One option of a verb: its <paramref name="Name"/> with the two dashes, and one sentence for the help text.</summary>
 internal sealed record Option(string Name, OptionKind Kind, string Placeholder, string Help)
 {
-    /// <summary>The verb requires this option.</summary>
+    /// <summary>True if the verb requires this option.</summary>
     internal bool Required { get; init; }
 
     /// <summary>The words of a <see cref="OptionKind.Choice"/>; the first is the default.</summary>
@@ -38,10 +38,10 @@ internal sealed record Option(string Name, OptionKind Kind, string Placeholder, 
     /// <summary>Largest value of a Count or Size.</summary>
     internal long Maximum { get; init; } = long.MaxValue;
 
-    /// <summary>The reason why "-" is refused as a file, as the end of "'-' would be "; null if "-" is an ordinary value.</summary>
+    /// <summary>What "-" would mean as a file name, for the error that refuses it; null if "-" is an ordinary value.</summary>
     internal string? DashIs { get; init; }
 
-    /// <summary><see cref="DashIs"/> of a file that is read.</summary>
+    /// <summary><see cref="DashIs"/> for a file that is read.</summary>
     internal const string StandardInput = "standard input, which cannot be read in any order";
 
     /// <summary>Another option that this one requires.</summary>
@@ -49,7 +49,7 @@ internal sealed record Option(string Name, OptionKind Kind, string Placeholder, 
 }
 
 /// <summary>
-/// The checked values of a verb's options. Every error in a command line is a <see cref="ExitCode.Usage"/> with one sentence.
+/// The checked values of a verb's options. For an error in a command line, throws one sentence with <see cref="ExitCode.Usage"/>.
 /// </summary>
 internal sealed class Arguments
 {
@@ -65,7 +65,7 @@ internal sealed class Arguments
     /// <summary>The positional arguments, as many as <see cref="Verb.Operands"/> and <see cref="Verb.OptionalOperands"/> allow.</summary>
     internal IReadOnlyList<string> Operands => _operands;
 
-    /// <summary>Whether the option was given.</summary>
+    /// <summary>True if the option was given.</summary>
     internal bool Has(string option) => _values.ContainsKey(option);
 
     /// <summary>The text of an option as it was given, or null.</summary>

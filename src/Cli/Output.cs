@@ -10,9 +10,9 @@ using Snapuserd.Text;
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// Lines on standard output and standard error by direct write(2). A stream that fails once is silent from then on: a reader that went away
-/// (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its result. Everything except results
-/// is written as log records, which `--log` may send elsewhere.
+/// Writes lines on standard output and standard error by direct write(2). After a stream has failed once, nothing is written to it any
+/// more: a reader that went away (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its
+/// result. Everything except results is written as log records, which `--log` may send elsewhere.
 /// </summary>
 internal sealed class Output : IMachineLog
 {
@@ -30,6 +30,7 @@ internal sealed class Output : IMachineLog
     private bool? _diagnosticsTerminal;
     private KernelLog? _kernel;
     private bool _neverWaits;
+    // The last output on standard error was cut off within a line.
     private bool _endsInALine;
     private long _lost;
 
@@ -44,9 +45,9 @@ internal sealed class Output : IMachineLog
     }
 
     /// <summary>
-    /// From here on, output that a stream does not accept at once is lost. Its reader may itself wait for the device that this process
-    /// serves, and a merge and the readers of a device must not wait for a log. The number of lost messages is reported once the stream
-    /// accepts data again.
+    /// From here on, output that a stream does not accept at once is lost. Neither a merge nor the readers of a device may wait for a log,
+    /// because the reader of the log may itself wait for that device. The number of lost messages is reported when the stream accepts data
+    /// again.
     /// </summary>
     internal void NeverWait()
     {
@@ -54,11 +55,12 @@ internal sealed class Output : IMachineLog
     }
 
     /// <summary>
-    /// The negative errno that ended standard output, or 0. A closed one is not a failure: the caller closed it on purpose.
+    /// The negative errno that ended standard output, or 0. If standard output was closed at the start, that is not a failure: the caller
+    /// closed it on purpose.
     /// </summary>
     internal int Failure { get; private set; }
 
-    /// <summary>Whether standard error is a terminal on which a bar can be drawn.</summary>
+    /// <summary>True if standard error is a terminal on which a bar can be drawn.</summary>
     internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(_diagnosticsFd);
 
     /// <summary>Columns of the terminal; 80 if unknown.</summary>
@@ -70,8 +72,8 @@ internal sealed class Output : IMachineLog
         get
         {
             WindowSize size = default;
-            bool said = Libc.Ioctl(_diagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0;
-            return (said && size.Col > 0 ? size.Col : 80, said && size.Row > 0 ? size.Row : 24);
+            bool known = Libc.Ioctl(_diagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0;
+            return (known && size.Col > 0 ? size.Col : 80, known && size.Row > 0 ? size.Row : 24);
         }
     }
 
@@ -102,7 +104,7 @@ internal sealed class Output : IMachineLog
         }
     }
 
-    /// <summary>Standard output was closed when the program started.</summary>
+    /// <summary>True if standard output was closed when the program started.</summary>
     internal bool ResultsWereClosed { get; }
 
     /// <summary>From here on standard output is for data: results go to standard error.</summary>
@@ -115,8 +117,7 @@ internal sealed class Output : IMachineLog
     internal LogForm Log { get; private set; }
 
     /// <summary>
-    /// Sets the destination of log records. If the kernel's log cannot be written, records stay on standard error, with a message about
-    /// that.
+    /// Sets the destination of log records. If the kernel's log cannot be written, records stay on standard error, and a message says so.
     /// </summary>
     internal void LogTo(LogForm form)
     {
@@ -258,14 +259,14 @@ internal sealed class Output : IMachineLog
     private void TellLost()
     {
         if (_lost == 0 || _diagnosticsDead || !TakesMore(_diagnosticsFd)) return;
-        string sentence = $"standard output or standard error was full, which has lost {Units.Count(_lost, "message")}";
+        string sentence = $"standard output or standard error was full; messages lost: {_lost}";
         string line = Log == LogForm.Json ? Json(Priority.Warning, "messages_lost", sentence, default) : Record(sentence);
         if (_endsInALine) line = "\n" + line;
         (_lost, _endsInALine) = (0, false);
         if (Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
     }
 
-    /// <summary>True if a write of a piece would not block, or would fail.</summary>
+    /// <summary>True if a write would not block: the stream accepts data, or the write would fail at once.</summary>
     private static bool TakesMore(int fd)
     {
         Span<PollFd> one = [new PollFd { Fd = fd, Events = Libc.POLLOUT }];
@@ -299,7 +300,7 @@ internal sealed class Output : IMachineLog
         ReadOnlySpan<byte> rest = _bytes.AsSpan(0, length);
         while (rest.Length > 0)
         {
-            // A pipe that accepts any data accepts a piece of this length.
+            // If poll reports that a pipe accepts data, it accepts at least this many bytes without blocking.
             int piece = _neverWaits ? Math.Min(rest.Length, Libc.PIPE_BUF) : rest.Length;
             nint written = _neverWaits && !TakesMore(fd) ? -Errno.EAGAIN : Libc.Write(fd, rest[..piece]);
             if (Retry.Interrupted(written)) continue;

@@ -10,8 +10,8 @@ namespace Snapuserd.Cli;
 internal static class Program
 {
     /// <summary>
-    /// The only exit of the process: every error becomes a message on standard error and an exit code. Never an abort, which is a kernel
-    /// panic if the process is number 1.
+    /// The only exit of the process: every error becomes a message on standard error and an exit code. The process never aborts, because
+    /// the kernel would panic if this is process 1.
     /// </summary>
     private static int Main()
     {
@@ -36,10 +36,10 @@ internal static class Program
 /// <summary>Turns the arguments of a command line into an exit code.</summary>
 internal static class CommandLine
 {
-    /// <summary>Runs the verb that <paramref name="commandLine"/> begin with.</summary>
+    /// <summary>Runs the verb that <paramref name="commandLine"/> begins with.</summary>
     internal static ExitCode Run(Verb[] verbs, string[] commandLine, Output output)
     {
-        // Checked before parsing: a reader of JSON also gets command line errors as JSON.
+        // Checked before parsing, so that a program that reads JSON also gets errors of the command line as JSON.
         bool json = Array.IndexOf(commandLine, "--json") >= 0;
         try
         {
@@ -64,7 +64,7 @@ internal static class CommandLine
             ExitCode code = verb.Run(new Invocation(arguments, output));
             if (code != ExitCode.Done) return code;
             if (verb.OutputIsResult) return Written(output);
-            // The work stays done, but an empty output must not look like a merge without a result.
+            // The work is done, so the exit code stays 0. The warning explains why the result is missing.
             if (Lost(output))
                 output.Write(Priority.Warning, "output_lost",
                     $"the command is done, but its result could not be printed: {ErrnoText.Of(output.Failure)}");

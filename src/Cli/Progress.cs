@@ -24,14 +24,15 @@ internal enum ProgressForm
 /// </summary>
 internal sealed class Progress
 {
-    // A bar that moves less often looks stuck; more often burdens a serial console.
+    // A bar that is drawn less often looks stuck. A bar that is drawn more often burdens a serial console.
     private const double BarInterval = 0.1;
 
     // Lines go to logs: one in five seconds suffices to show activity.
     private const double PlainInterval = 5;
     private const double JsonInterval = 1;
 
-    // In the kernel's log, one record per tenth. Even a fast merge writes at most five of the ten that the kernel accepts in five seconds.
+    // The kernel's log gets one record for each tenth of the work, at most one per second. So even a fast merge writes at most five of the
+    // ten records that the kernel accepts in five seconds.
     private const int Steps = 10;
     private const double StepInterval = 1;
 
@@ -65,10 +66,10 @@ internal sealed class Progress
         _asked = asked;
     }
 
-    /// <summary>This is one of several phases: an event precedes its first JSON object.</summary>
+    /// <summary>True for one of several phases: an event precedes its first JSON object.</summary>
     internal bool Announces { get; init; }
 
-    /// <summary>Also reports every tenth, to the kernel's log.</summary>
+    /// <summary>Also reports every tenth of the work to the kernel's log.</summary>
     internal bool TellsSteps { get; init; }
 
     /// <summary>The form that `--progress` and `--json` select on these streams.</summary>
@@ -124,8 +125,8 @@ internal sealed class Progress
     private void Step(double now, bool first)
     {
         int step = _totalBytes == 0 ? Steps : (int)((double)_bytes / _totalBytes * Steps);
-        bool told = first || (step > _step && now - _steppedAt >= StepInterval);
-        if (!told) return;
+        bool due = first || (step > _step && now - _steppedAt >= StepInterval);
+        if (!due) return;
         (_step, _steppedAt) = (step, now);
         // The caller reports the beginning.
         if (!first) _output.WriteProgress(Line(int.MaxValue), Values);
@@ -137,8 +138,7 @@ internal sealed class Progress
     private string Line(int columns) => Line(_what, _bytes, _totalBytes, _ops, _totalOps, _meter.BytesPerSecond, columns);
 
     /// <summary>
-    /// The line of a run that has done <paramref name="bytes"/>. The caller measured the <paramref name="rate"/>, in bytes per second; 0
-    /// for none.
+    /// The line of a run that has done <paramref name="bytes"/>. <paramref name="rate"/> is in bytes per second; 0 if it is unknown.
     /// </summary>
     internal static string Line(string what, long bytes, long totalBytes, long ops, long totalOps, double rate, int columns)
     {
@@ -156,7 +156,7 @@ internal sealed class Progress
         ];
         if (columns == int.MaxValue) return head + string.Concat(tails);
 
-        // The bar has a fixed width, so that it only ever grows. The rest is cut from the end if it does not fit.
+        // The bar has a fixed width, so that its filled part never shrinks. Parts that do not fit are left out, from the end.
         const int narrowestWithBar = 40;
         const int mostCells = 48;
         var line = new StringBuilder(head);
@@ -166,9 +166,9 @@ internal sealed class Progress
             int full = (int)(cells * share);
             line.Append(" [").Append('#', full).Append('.', cells - full).Append(']');
         }
-        int room = columns - TextWidth.Of(line.ToString());
+        int free = columns - TextWidth.Of(line.ToString());
         int kept = 0;
-        while (kept < tails.Length && tails[kept].Length <= room) room -= tails[kept++].Length;
+        while (kept < tails.Length && tails[kept].Length <= free) free -= tails[kept++].Length;
         for (int i = 0; i < kept; i++) line.Append(tails[i]);
         return TextWidth.Cut(line.ToString(), Math.Max(columns, 0));
     }

@@ -11,7 +11,7 @@ namespace Snapuserd.Cli;
 /// before a merge has its own bar, rate and remaining time. With JSON progress an event announces each phase.
 /// </summary>
 /// <param name="what">The phase that <see cref="Progress"/> reports.</param>
-/// <param name="isPart">Other phases come before or after it, with their own observers. A run of one phase only announces nothing.</param>
+/// <param name="isPart">True if other phases with their own observers come before or after this one, so that it must be announced.</param>
 internal sealed class ProgressObserver(Invocation invocation, string what, bool isPart = false) : IMergeObserver
 {
     private readonly long _start = Stopwatch.GetTimestamp();
@@ -49,7 +49,7 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
                 Announces = isPart || _isNext || phase != what,
                 TellsSteps = kernel && choice != "never",
             };
-            // A merge reports its beginning once; the check before it is part of that.
+            // Report the beginning of the work itself, not that of the check before it.
             if (phase == what) TellBegin(progress);
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);

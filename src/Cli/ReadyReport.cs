@@ -11,7 +11,7 @@ namespace Snapuserd.Cli;
 /// </summary>
 /// <param name="invocation">The invocation of `serve`.</param>
 /// <param name="name">The server's name in `ctl`.</param>
-/// <param name="notifier">Notifies the readers other than standard output.</param>
+/// <param name="notifier">Writes to the descriptor of `--ready-fd` and to the service manager.</param>
 internal sealed class ReadyReport(Invocation invocation, string name, ReadyNotifier notifier)
 {
     /// <summary>Announces the device.</summary>
@@ -22,9 +22,9 @@ internal sealed class ReadyReport(Invocation invocation, string name, ReadyNotif
             invocation.Output.Result(
                 JsonLine.Event("ready").Add("device", device).Add("bytes", bytes).Add("name", isControlled ? name : null).ToString());
         else invocation.Output.Result(device);
-        // One line, so that a script can read it directly. The line of the device stays the first.
+        // The name is on one line, so that a script can read it directly. The device stays on the first line.
         if (isControlled && !invocation.Arguments.Has("--json")) invocation.Output.Result($"name {VisibleText.OnOneLine(name)}");
-        // Now, not when the server ends: a process that reads the output waits for it.
+        // Report a failed write now, not when the server ends: another process may be waiting for the output.
         int failure = invocation.Output.Failure;
         if (failure is not 0 and not -Errno.EPIPE)
             invocation.Output.Write(Priority.Warning, "output_lost",

@@ -15,7 +15,7 @@ internal static class ServeVerb
     {
         StopSignals.IgnoreOthers();
         BlockServers.Check(invocation);
-        // A client of the socket is one program among others; a kernel device may hold the whole system.
+        // With --socket only some programs depend on the server; a kernel device may be the root of the whole system.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
         if (mayBeRoot) RootStorage.TakeName();
         ControlFolder.MakeFor(invocation.Arguments.Text("--control"));
@@ -31,19 +31,19 @@ internal static class ServeVerb
         var ready = new ReadyReport(invocation, name.Text, notifier);
         bool merges = invocation.Arguments.Has("--merge");
         using var stop = new StopSignals();
-        var standing = PersistedControlState.Inherited(invocation.Output);
-        using var snapshot = new Snapshot(Options(invocation, name.Text, standing), stop.Flag, stop.WakeUp);
-        standing?.Restore(snapshot);
-        // First, so that an unusable path is reported before a device exists.
+        var persisted = PersistedControlState.Inherited(invocation.Output);
+        using var snapshot = new Snapshot(Options(invocation, name.Text, persisted), stop.Flag, stop.WakeUp);
+        persisted?.Restore(snapshot);
+        // Listen first, so that an unusable path is reported before a device exists.
         CtlRequests requests = new(() => [snapshot], one =>
         {
-            standing?.NoteStop();
+            persisted?.NoteStop();
             one.RequestStop();
         });
         using ControlServer? control = Listen(invocation, snapshot, requests);
         try
         {
-            return Run(invocation, ready, notifier, snapshot, requests, control, merges || standing is { MergeAsked: true });
+            return Run(invocation, ready, notifier, snapshot, requests, control, merges || persisted is { MergeAsked: true });
         }
         catch (SnapuserdException e)
         {
@@ -77,7 +77,7 @@ internal static class ServeVerb
         snapshot.Open();
         if (snapshot.IsPlain)
         {
-            // The last server was killed after the hand-over. Only the unused device is left to remove.
+            // The last server was killed after it had put the mapped device on the base. Only its unused device must still be removed.
             int left = BlockServers.UblkNumber(invocation);
             if (left >= 0) _ = UblkServer.RemoveDead(left);
             ready.Tell(snapshot.Status.Device, snapshot.Length);
@@ -88,12 +88,12 @@ internal static class ServeVerb
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
         MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
         ready.Tell(device, snapshot.Length);
-        // Other programs wait for that one line. A merge must not block on any output after it.
+        // Other programs wait for the line above, so it may block. From here on, output must not block the merge.
         invocation.Output.NeverWait();
         if (merges)
         {
             _ = snapshot.RequestMerge();
-            // A rate may have been set before the merge existed.
+            // A rate may have been set before the merge existed: let the control server start its ticks.
             control?.Wake();
         }
         ExitCode code = snapshot.Run();
@@ -128,7 +128,7 @@ internal static class ServeVerb
         return ControlServer.Start(path, options);
     }
 
-    private static SnapshotOptions Options(Invocation invocation, string name, PersistedControlState? standing)
+    private static SnapshotOptions Options(Invocation invocation, string name, PersistedControlState? persisted)
     {
         Arguments arguments = invocation.Arguments;
         int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
@@ -137,21 +137,21 @@ internal static class ServeVerb
             Name = name,
             Devices = DeviceArguments.Read(invocation, writes: BlockServers.Merges(invocation), memory / 2),
             VerifyFirst = !arguments.Has("--no-verify-first"),
-            CheckedOps = standing?.CheckedOps ?? 0,
+            CheckedOps = persisted?.CheckedOps ?? 0,
             CacheBytes = memory / 8,
             ServerBytes = memory / 8 * 3,
             Observer = new Observer(invocation),
             ObserverFailed = sentence => MergeVerb.ObserverFailed(invocation, sentence),
             Mapper = arguments.Text("--mapper"),
             TimesResumed = ResumeCount.Counted,
-            Asked = standing == null ? null : standing.Note,
-            Checked = standing == null ? null : standing.NoteChecked,
+            Asked = persisted == null ? null : persisted.Note,
+            Checked = persisted == null ? null : persisted.NoteChecked,
             BeforeHandOver = RootStorage.EnterSystemRoot,
             ReadFailed = FailedReadReporter(invocation),
         };
     }
 
-    /// <summary>Returns an action that reports failed reads of one snapshot, not all of them; for any thread.</summary>
+    /// <summary>Returns an action that reports failed reads of one snapshot, with fewer reports if there are many. Thread-safe.</summary>
     internal static Action<string> FailedReadReporter(Invocation invocation) => new ReadFailures((sentence, count) =>
     {
         if (invocation.Arguments.Has("--json"))
@@ -160,7 +160,7 @@ internal static class ServeVerb
             count <= ReadFailures.InFull ? sentence : $"{sentence}; {count} reads have failed so far", new LogValue("count", count));
     }).Tell;
 
-    /// <summary>Reports the merge like `merge` does.</summary>
+    /// <summary>Reports the merge in the same way as the verb `merge`.</summary>
     private sealed class Observer(Invocation invocation) : ISnapshotObserver
     {
         private readonly ProgressObserver _progress = new(invocation, "merge");

@@ -13,7 +13,7 @@ internal sealed record Invocation(Arguments Arguments, Output Output);
 /// </summary>
 internal sealed record Verb(string Name, string Summary, string[] Operands, Option[] Options, string Notes, Func<Invocation, ExitCode> Run)
 {
-    // Column of the second half of a help line. After an option that does not fit before it, a new line begins.
+    // The column at which the text of an option begins. If the option itself is too long, its text begins on the next line.
     private const int HelpColumn = 30;
 
     /// <summary>Columns of a rescue console: no line of a help text is longer.</summary>
@@ -25,7 +25,7 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
     /// <summary>Optional arguments after the operands, in this order.</summary>
     internal string[] OptionalOperands { get; init; } = [];
 
-    /// <summary>The last operand may be repeated.</summary>
+    /// <summary>True if the last operand may be repeated.</summary>
     internal bool OperandsRepeat { get; init; }
 
     /// <summary>The option that may replace the only operand.</summary>

@@ -10,8 +10,8 @@ namespace Snapuserd.Cli;
 internal static class Verbs
 {
     /// <summary>
-    /// Default of `--memory`, and its bounds. With less than 8 MiB the largest units and a journal window leave too little memory to work;
-    /// offsets in the arena have 32 bits.
+    /// Default of `--memory`, and its bounds. Below 8 MiB, the largest units and a journal window would leave too little memory for the
+    /// rest. The largest value is 1 GiB, because offsets in the arena have 32 bits.
     /// </summary>
     internal const long DefaultMemory = DeviceOptions.DefaultArenaBytes;
     private const long SmallestMemory = 8L << 20;

@@ -16,7 +16,7 @@ internal static class VersionText
     /// <summary>Page sizes in KiB with which the guest tests passed.</summary>
     private static string Pages => IsArm64 ? "4 and 16" : "4";
 
-    /// <summary>Releases of Linux on which guest tests passed. docs/platforms.md lists which test ran on which release.</summary>
+    /// <summary>Releases of Linux on which guest tests passed. docs/platforms.md lists the tests of each release.</summary>
     private const string Kernels = "5.10 and 6.12";
 
     /// <summary>Three lines, of which a script reads the first.</summary>

@@ -22,7 +22,7 @@ internal sealed class Watch(Output output, bool json, string request)
     private int _columns;
     /// <summary>The first failure of a merge or a server.</summary>
     private SnapuserdException? _failure;
-    /// <summary>The first answer that there is no such snapshot.</summary>
+    /// <summary>The first error of a server that has no such snapshot.</summary>
     private SnapuserdException? _unknown;
 
     private sealed class Server(ControlConnection connection)
@@ -31,7 +31,7 @@ internal sealed class Watch(Output output, bool json, string request)
 
         internal bool IsOver { get; set; }
 
-        /// <summary>The server knows the requested snapshot, or none was requested.</summary>
+        /// <summary>True if the server has reported a snapshot.</summary>
         internal bool Answered { get; set; }
 
         /// <summary>The snapshots that the server has reported, with their state.</summary>
@@ -39,7 +39,8 @@ internal sealed class Watch(Output output, bool json, string request)
     }
 
     /// <summary>
-    /// Watches until there is nothing more to report. Throws the first failure of a merge or a server; 66 if no server has such a snapshot.
+    /// Watches until there is nothing more to report. Throws the first failure of a merge or a server; throws with exit code 66
+    /// (EX_NOINPUT) if no server has such a snapshot.
     /// </summary>
     internal void Run(IEnumerable<ControlConnection> connections)
     {
@@ -83,7 +84,7 @@ internal sealed class Watch(Output output, bool json, string request)
 
     private void Note(SnapuserdException e, Server server)
     {
-        // Another server without a snapshot of that name says nothing about this one.
+        // Not a failure yet: another server may have the snapshot of that name.
         if (e.Code == ExitCode.InputMissing && !server.Answered)
         {
             _unknown ??= e;

@@ -338,7 +338,7 @@ public sealed class ProgramTests : IDisposable
     [InlineData("'..' cannot name", "-no_socket", "..,b,c,d", "-log=stderr")]
     [InlineData("'..' cannot name", "daemon", "--socket", "..")]
     [InlineData("--no-socket and --socket", "daemon", "--no-socket", "--socket", "/nowhere/x", "a,b,c,d")]
-    [InlineData("takes --device nbd", "daemon", "--socket", "x", "--socket-folder", "/nowhere")]
+    [InlineData("needs --device nbd", "daemon", "--socket", "x", "--socket-folder", "/nowhere")]
     [InlineData("16 MiB of --memory", "daemon", "--socket", "x", "--memory", "8M")]
     [InlineData("two sockets from init", "daemon", "--socket-handoff")]
     [InlineData("two sockets from init", "-socket_handoff", "-log=stderr")]

@@ -58,7 +58,7 @@ public sealed class LogTests : IDisposable
                     // The pipe has free space again at this point.
                     if (i == 100) Fail();
                 }
-                Assert.Matches("^snapuserd: standard output or standard error was full, which has lost [0-9]+ messages$", last);
+                Assert.Matches("^snapuserd: standard output or standard error was full; messages lost: [0-9]+$", last);
                 Assert.Contains("bad", daemon.StandardError.ReadLine());
             }
             _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
