@@ -37,31 +37,31 @@ build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapus
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
 
-check: check-native ## unit tests and a short simulation in about a minute; the last line repeats a case under a debugger; [SEED=1]
+check: check-native ## unit tests and a short simulation, a minute; the last line is a command to debug a case; [SEED=1]
 	@./build.sh check $(SEED)
 
 test: build ## run every test and print how many passed
 	./build.sh test
 
-simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts; SABOTAGE=name|all breaks the engine first
+simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line has the counts; SABOTAGE=name|all breaks the engine first
 	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
 
-# SEED from the command line or the environment only: soak and mutants have other defaults than SEED above.
+# Only a SEED from the command line or the environment: soak and mutants have other defaults than SEED above.
 given_seed = $(if $(filter command environment,$(firstword $(origin SEED))),$(SEED))
 
 # `make mutants SEED=…` takes hexadecimal digits; without it, the first eight of HEAD. Results stay in build/mutants (docs/mutants.md).
-mutants: check-native ## change the product in N=200 places by chance; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
+mutants: check-native ## change the product in N=200 random places; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
 	@./build.sh mutants --count $(or $(N),200) --jobs $(or $(JOBS),2) $(if $(given_seed),--seed $(given_seed)) $(if $(ONLY),--only '$(ONLY)')
 
 soak_minutes = $(or $(MINUTES),$(if $(HOURS),$$(($(HOURS) * 60)),$(if $(ROUNDS),,60)))
-soak: check-native build ## one machine's life over and over, kills and power cuts included: [HOURS=1] [MINUTES=n] [ROUNDS=n] [SEED=n]
+soak: check-native build ## update one machine repeatedly, with kills and power cuts: [HOURS=1] [MINUTES=n] [ROUNDS=n] [SEED=n]
 	@./build.sh soak $(if $(soak_minutes),--minutes $(soak_minutes)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(given_seed),--seed $(given_seed))
 
 host-build: build
 	$(if $(filter build,$(OUTPUT)),,ARCH=$(HOST) ./build.sh build)
 
-# Fails before minutes of building.
+# Checked first, so that a wrong ARCH or PAGES fails before minutes of building.
 kernels = ARCH=amd64 with PAGES=4k and for ARCH=arm64 with PAGES=4k or 16k
 pages = $(if $(filter amd64-4k arm64-4k arm64-16k,$(ARCH)-$(PAGES)),,$(error \
 	Debian has kernels for $(kernels), not for ARCH=$(ARCH) with PAGES=$(PAGES)))
@@ -75,7 +75,7 @@ check-pages:
 guest-test: check-pages host-build ## tests on a stock kernel in QEMU, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
 	./tests/Guest/run.sh $(TESTS)
 
-boot-test: check-pages host-build ## boots through an update in QEMU: power cuts, rollback, bad cases; the same words
+boot-test: check-pages host-build ## boots through an update in QEMU: power cuts, rollback, bad cases; options as for guest-test
 	./tests/Boot/run.sh $(TESTS)
 
 demo: check-native build ## two updates, one created here, each killed half-way and resumed
@@ -86,7 +86,7 @@ lint: ## formatting, style, and the rules of this code base
 	./tests/lint.sh
 	./build.sh format-check
 
-fuzz: ## hostile COWs beside a judge: [SECONDS=60] [SEED=n] [FILE=…]
+fuzz: ## read hostile COWs, and compare with a second reader: [SECONDS=60] [SEED=n] [FILE=…]
 	@./build.sh simulate fuzz --seconds $(SECONDS) --seed $(SEED) $(FILE)
 
 # `make bench ONLY=merge,v3-lz4,tmpfs` runs part of it; ARGS="--runs 3" passes options on (tests/Benchmarks/README.md).
@@ -94,7 +94,7 @@ bench: check-native build ## speed, each number beside its ceiling
 	./build.sh bench-tool
 	./$(OUTPUT)/bench/benchmarks --snapuserd $(OUTPUT)/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
-reproducible: ## build in three folders; fails unless the three are one
+reproducible: ## build in three folders; fails unless the three programs are identical
 	./build.sh reproducible
 
 fresh-test: check-native ## make targets on minimal Debians from a clean clone: [DEBIAN="12 13"] [TARGETS="demo test lint reproducible"]

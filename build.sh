@@ -28,7 +28,7 @@ case $ARCH in x86_64) ARCH=amd64 ;; aarch64) ARCH=arm64 ;; esac
 case $ARCH in
     amd64) rid=linux-x64 triple=x86_64-linux-gnu emulator=qemu-x86_64-static other=arm64 ;;
     arm64) rid=linux-arm64 triple=aarch64-linux-gnu emulator=qemu-aarch64-static other=amd64 ;;
-    *) fail "ARCH is amd64 (x86_64) or arm64 (aarch64); there is no '$ARCH'" ;;
+    *) fail "ARCH must be amd64 (x86_64) or arm64 (aarch64), not '$ARCH'" ;;
 esac
 export ARCH
 # The folder for the program and its companions: build for this machine's architecture, build/ARCH for another one.
@@ -36,7 +36,7 @@ if [ "$ARCH" = "$host" ]; then output=build; else output=build/$ARCH; fi
 
 case $root in
     *[[:space:]]*)
-        fail "the linker is given paths in lists that blanks end: build in a folder without blanks in its path, not in '$root'"
+        fail "the linker does not support blanks in paths: build in a folder without blanks in its path, not in '$root'"
         ;;
 esac
 
@@ -78,7 +78,7 @@ say_downloads() {
     fi
 }
 
-# say_test_downloads: the same for the tests.
+# say_test_downloads: announces what the tests download from nuget.org, if anything.
 say_test_downloads() {
     has_package xunit || say "the first run of the tests downloads xunit and the test host from nuget.org: 22 MB, 100 MB unpacked"
 }
@@ -102,7 +102,9 @@ sysroot() {
     interop/Sysroot/fetch.sh "$ARCH" bookworm $packages
 }
 
-# missing_packages: prints the Debian packages that the build needs and that are not installed.
+# Each function missing_…packages prints the Debian packages that a command needs and that are not installed.
+
+# missing_packages: for the build.
 missing_packages() {
     compiler >/dev/null || echo clang
     command -v ld.lld >/dev/null || echo lld
@@ -119,20 +121,20 @@ missing_packages() {
     has_file libsodium.a || echo libsodium-dev
 }
 
-# missing_demo_packages: the same for the demo, which fills two file systems and, as root, attaches loop devices.
+# missing_demo_packages: for the demo, which fills two file systems and, as root, attaches loop devices.
 missing_demo_packages() {
     command -v mkfs.ext4 >/dev/null || echo e2fsprogs
     command -v losetup >/dev/null || echo mount
 }
 
-# missing_bench_packages: the same for the benchmarks, which attach loop devices as root and read through other projects' NBD clients.
+# missing_bench_packages: for the benchmarks, which attach loop devices as root and read through other projects' NBD clients.
 missing_bench_packages() {
     command -v losetup >/dev/null || echo mount
     command -v nbdcopy >/dev/null || echo libnbd-bin
     command -v fio >/dev/null || echo fio
 }
 
-# missing_soak_packages: the same for the soak test, which mounts file systems and cuts the power of disks.
+# missing_soak_packages: for the soak test, which mounts file systems and cuts the power of disks.
 missing_soak_packages() {
     command -v strace >/dev/null || echo strace
     command -v nbdkit >/dev/null || echo nbdkit
@@ -143,12 +145,12 @@ missing_soak_packages() {
     command -v perl >/dev/null || echo perl
 }
 
-# missing_reproducible_packages: the same for the comparison of builds, one of them in a clone.
+# missing_reproducible_packages: for the comparison of builds, one of which is in a clone.
 missing_reproducible_packages() {
     command -v git >/dev/null || echo git
 }
 
-# missing_fresh_packages: the same for the tests on minimal Debians.
+# missing_fresh_packages: for the tests on minimal Debians.
 missing_fresh_packages() {
     command -v debootstrap >/dev/null || echo debootstrap
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
@@ -156,7 +158,7 @@ missing_fresh_packages() {
     command -v losetup >/dev/null || echo mount
 }
 
-# missing_test_packages: the same for the tests, which also trace system calls, cut the power of disks and compile the kernel's headers.
+# missing_test_packages: for the tests, which also trace system calls, cut the power of disks and compile the kernel's headers.
 missing_test_packages() {
     command -v strace >/dev/null || echo strace
     # A block device whose power can be cut (tests/Support/CutDisk.cs).
@@ -182,25 +184,25 @@ missing_test_packages() {
     fi
 }
 
-# missing_debug_packages: the same for running a simulation in a debugger.
+# missing_debug_packages: for running a simulation in a debugger.
 missing_debug_packages() {
     command -v gdb >/dev/null || echo gdb
 }
 
-# missing_mutants_packages: the same for mutants, which run in separate namespaces; git gives the seed from HEAD.
+# missing_mutants_packages: for mutants, which run in separate namespaces; git gives the seed from HEAD.
 missing_mutants_packages() {
     missing_test_packages
     command -v git >/dev/null || echo git
     command -v unshare >/dev/null || echo util-linux
 }
 
-# missing_emulation_packages: the same for the tests of a program for another architecture, which run in a user-mode emulator.
+# missing_emulation_packages: for the tests of a program for another architecture, which run in a user-mode emulator.
 missing_emulation_packages() {
     missing_test_packages
     command -v "$emulator" >/dev/null || echo qemu-user-static
 }
 
-# missing_guest_packages: the same for the tests in a virtual machine.
+# missing_guest_packages: for the tests in a virtual machine.
 missing_guest_packages() {
     case $ARCH in
         amd64) command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86 ;;
@@ -217,7 +219,7 @@ missing_guest_packages() {
     command -v zstd >/dev/null || echo zstd
 }
 
-# missing_boot_packages: the same for the tests that boot through an update, including the tools that make a Debian initramfs.
+# missing_boot_packages: for the tests that boot through an update, including the tools that make a Debian initramfs.
 missing_boot_packages() {
     missing_guest_packages
     command -v mkinitramfs >/dev/null || echo initramfs-tools-core
@@ -330,7 +332,7 @@ test_all() {
     export SNAPUSERD SNAPUSERD_CHECKS
     status=0
     say "compiling and running the tests: about 14 minutes on two cores; each project prints a line when it is done"
-    # Every test has its own time limit. A test that hangs without one fails after 15 minutes without a result, before CI's own limit.
+    # Tests have their own time limits. If a test hangs nevertheless, the run fails after 15 minutes without a result, before CI's limit.
     dotnet test snapuserd-cs.sln -c Release --nologo --blame-hang-timeout 15m --blame-hang-dump-type none "$@" || status=$?
     tests/sum.sh build/test-results "$status"
 }
@@ -386,7 +388,7 @@ check() {
     failed=$(sed -n 's/.*<UnitTestResult .*testName="\([^"(]*\).*outcome="Failed".*/\1/p' build/check/results/check.trx 2>/dev/null |
         head -n 1)
     if [ -z "$again" ] && [ -n "$failed" ]; then
-        # The test host prints its process number and waits until a debugger attaches to it.
+        # The test host prints its process id and waits until a debugger attaches to it.
         project=${failed#Snapuserd.Tests.}
         echo "under a debugger: VSTEST_HOST_DEBUG=1 dotnet test tests/${project%%.*} -c Release --filter FullyQualifiedName=$failed"
     else
@@ -400,7 +402,7 @@ help() {
 usage: ./build.sh [COMMAND]
   build            compile build/snapuserd: static-pie, stripped; symbols in build/symbols (the default).
                    For another machine's architecture: build/ARCH/snapuserd
-  publish DIR      the same into DIR
+  publish DIR      compile DIR/snapuserd in the same way
   checks           compile build/checks/kernels, which tests of compiled code run
   bench-tool       compile build/bench/benchmarks
   tool ARG …       run tests/Tools in the caller's folder
@@ -409,17 +411,17 @@ usage: ./build.sh [COMMAND]
   debug NAME ARG … the same simulation as `simulate NAME ARG …`, in gdb
   mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…,
                    --judges PROJECT,…, --list, --reach
-  soak [ARG …]     one machine's life over and over; --minutes N, --rounds N, --seed N
+  soak [ARG …]     update one machine repeatedly, with kills and power cuts; --minutes N, --rounds N, --seed N
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
-  deps             check what the build needs; as root on a Debian, install it
+  deps             check that what the build needs is installed; as root on a Debian, install it
   test-deps        the same for the tests
   demo-deps        the same for tests/demo.sh
   fresh-deps       the same for tests/fresh.sh
-  reproducible     build in three folders and compare
   guest-deps       the same for the tests in a virtual machine
-  boot-deps        the same for those that boot through an update
+  boot-deps        the same for the tests that boot through an update
+  reproducible     build in three folders and compare
   test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`.
-                   For another machine's architecture: those that can run in an emulator, against build/ARCH/snapuserd
+                   For another machine's architecture: the tests that can run in an emulator, against build/ARCH/snapuserd
   docs             bring man page and bash completion up to date with the command line
   format-check     fail unless whitespace and style are as .editorconfig says
   clean            remove everything that was built
@@ -455,7 +457,7 @@ case ${1:-build} in
             done
         fi
         [ $# -gt 0 ] || set -- all
-        # A run's garbage dies with the run. A collection every 64 MiB, instead of every few MiB, saves a tenth of the time.
+        # Objects of one simulated run are garbage only at its end. Collecting every 64 MiB, not every few MiB, saves a tenth of the time.
         DOTNET_GCgen0size=0x4000000 dotnet "tests/Simulator/bin/Release/$TFM/simulator.dll" "$@"
         ;;
     check) test_deps; check "${2:-1}" ;;

@@ -48,7 +48,7 @@ killed() {
     wait "$server" 2>/dev/null || true
     server=
     count=$(merged)
-    [ "${count%% *}" -lt "${count##* }" ] || { echo "demo: the merge was not slowed down" >&2; exit 1; }
+    [ "${count%% *}" -lt "${count##* }" ] || { echo "demo: the merge was complete before SIGKILL" >&2; exit 1; }
     echo "killed: SIGKILL, $count ops merged"
 }
 
@@ -71,7 +71,7 @@ update() {
     result=$(hash "$base")
     echo "result: sha256 $result"
     if [ -n "$loop" ]; then losetup --detach "$loop"; loop=; fi
-    [ "$result" = "$target" ] || { echo "demo: that is not the target" >&2; exit 1; }
+    [ "$result" = "$target" ] || { echo "demo: the base differs from the target" >&2; exit 1; }
     echo "demo: the base is the target, byte for byte"
 }
 

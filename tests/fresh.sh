@@ -57,15 +57,15 @@ bound() {
 # inside FOLDER SUITE MIRROR TARGETS SECONDS: creates the Debian in FOLDER/root, enters it, and runs the targets.
 inside() {
     folder=$1 suite=$2 mirror=$3 targets=$4 seconds=$5
-    # The number of this process as the outer script sees it: /proc is still the outer one.
-    read -r number _ </proc/self/stat
-    echo "$number" >"$folder/process"
+    # The id of this process in the outer script's namespace, because /proc is still mounted for that namespace.
+    read -r pid _ </proc/self/stat
+    echo "$pid" >"$folder/process"
     new=$folder/root
     begin=$(date +%s)
     debs=$(dirname "$folder")/packages-$suite
     mkdir -p "$debs/partial" "$new"
     echo "fresh: debootstrap of $suite from $mirror"
-    # The packages of a Debian with make and the SDK: the SDK's own packages depend on libssl, and on certificates to download anything.
+    # Packages besides the minimal ones: make, and those that the SDK's own packages depend on: libssl, and certificates for downloads.
     debootstrap --variant=minbase --cache-dir="$debs" --include=make,ca-certificates,openssl "$suite" "$new" "$mirror/debian"
 
     cat >"$new/etc/apt/sources.list" <<END
@@ -155,7 +155,7 @@ suite_of() {
     case $1 in
         12) echo bookworm ;;
         13) echo trixie ;;
-        *) fail "DEBIAN is 12, 13 or both; there is no '$1'" ;;
+        *) fail "DEBIAN must be 12, 13 or both, not '$1'" ;;
     esac
 }
 for debian in $debians; do suite_of "$debian" >/dev/null; done
@@ -178,17 +178,17 @@ if [ -z "${http_proxy:-}" ]; then
     if [ -n "$proxy" ] && [ "$proxy" != DIRECT ]; then export http_proxy="$proxy"; fi
 fi
 
-[ -z "$(git status --porcelain)" ] || echo "fresh: what is not committed is not tested" >&2
+[ -z "$(git status --porcelain)" ] || echo "fresh: uncommitted changes are not tested" >&2
 mkdir -p build/fresh
 free=$(df -Pk build/fresh | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free" -ge 6 ] || fail "build/fresh has $free GiB free, and a Debian with all that the tests need takes 6"
 
-# lives FOLDER: true if the first process of the Debian in it is alive. A zombie that was not reaped yet is not.
+# lives FOLDER: true if the first process of the Debian in FOLDER is alive. A zombie does not count as alive.
 lives() {
     [ -s "$1/process" ] && case $(sed 's/.*) //' "/proc/$(cat "$1/process")/stat" 2>/dev/null) in '' | Z* | X*) false ;; *) true ;; esac
 }
 
-# Removes what an earlier run left that was killed by SIGKILL.
+# Removes the folders of earlier runs that were killed by SIGKILL.
 for old in build/fresh/root-*; do
     if [ -s "$old/process" ] && ! lives "$old"; then rm -rf --one-file-system "$old"; fi
 done
@@ -309,12 +309,12 @@ for debian in $debians; do
     echo "fresh: Debian $debian ($suite):"
     cat "$out/targets" 2>/dev/null || echo "fresh: no target was reached"
     case " $targets " in *" test "*) compare "$debian" || result=1 ;; esac
-    echo "fresh: not run there, because each starts a kernel of its own or measures this machine: guest-test, boot-test, bench"
+    echo "fresh: not run there, because they start a kernel or measure this machine: guest-test, boot-test, bench"
 done
-# Other programs may mount and unmount in the meantime. Only mounts that name our folder are ours.
+# Other programs may mount and unmount in the meantime. Only mounts whose path has our folder are from this script.
 if grep -vxFf "$mounts" /proc/self/mountinfo | grep -F "$root/build/fresh"; then
     echo "fresh: these mounts were left on this machine" >&2
     result=1
 fi
-cmp -s "$mounts" /proc/self/mountinfo && echo "fresh: the mounts of this machine are what they were"
+cmp -s "$mounts" /proc/self/mountinfo && echo "fresh: the mounts of this machine are unchanged"
 exit $result

@@ -33,17 +33,17 @@ ban() {
 
 product=$(sources src interop)
 
-# The one place that starts threads names them and knows their stacks; a thread that cannot be started has one error.
+# Only one place starts threads. It names them, sets the sizes of their stacks, and throws one error if a thread cannot be started.
 started='new Thread\(|Thread [A-Za-z_]+ = new\('
 started_why='threads are started by src/Block/WorkerThread.cs'
-# The rule finds both spellings, and neither a new array of threads nor a call of the one place.
+# Checks the rule: it finds both spellings, and neither a new array of threads nor a call of that place.
 [ "$(printf '%s\n' 'x = new Thread(Run);' 'Thread x = new(Run, 1);' 'x = new Thread[2];' 'Thread x = WorkerThread.Start(n, s, Run);' \
-    | grep -cE "$started")" = 2 ] || offend 'tests/lint.sh: the rule for threads misses one, or takes for one what is none'
+    | grep -cE "$started")" = 2 ] || offend 'tests/lint.sh: the rule for threads misses an offence, or reports a line that is fine'
 
 # A list of errnos that are temporary may name EINTR; a loop that repeats an interrupted call uses the one place for it.
 interrupted='[!=]= *-?Errno\.EINTR'
 [ "$(printf '%s\n' 'while (x == -Errno.EINTR);' 'if (x != -Errno.EINTR) y();' 'if (x is -Errno.EINTR or -Errno.EAGAIN) y();' \
-    'x = -Errno.EINTR;' | grep -cE "$interrupted")" = 2 ] || offend 'tests/lint.sh: the rule for EINTR misses one, or refuses a list'
+    'x = -Errno.EINTR;' | grep -cE "$interrupted")" = 2 ] || offend 'tests/lint.sh: the rule for EINTR misses an offence, or refuses a list'
 
 # shellcheck disable=SC2046,SC2086 # file names here have no blanks
 {
@@ -59,7 +59,7 @@ interrupted='[!=]= *-?Errno\.EINTR'
     ban "$interrupted" 'an interrupted call is found by Retry.Interrupted (src/Block/Failures/Retry.cs)' \
         $(echo "$product" | grep -v '^src/Block/Failures/Retry\.cs$')
     ban '(^|[^A-Za-z_])FileStream|(^|[^A-Za-z_.])File\.[A-Z]|SafeHandle|SafeFileHandle' 'raw descriptors only (interop/Libc)' $product
-    ban 'DateTime(Offset)?\.(Now|Today)|TimeZoneInfo' 'time is an input, and UTC' $product
+    ban 'DateTime(Offset)?\.(Now|Today)|TimeZoneInfo' 'times are arguments, and in UTC' $product
     ban 'Environment\.SystemPageSize' 'the page of the system is Sizes.SystemPage (interop/Sizes.cs)' $product
     ban 'System\.Net(\.|;)' 'sockets are raw calls' $product
     ban 'System\.IO\.Compression|(^|[^A-Za-z_])(BrotliStream|GZipStream|DeflateStream|ZLibStream)' \
@@ -69,11 +69,11 @@ interrupted='[!=]= *-?Errno\.EINTR'
     ban 'Encoding\.(UTF8|Default)|PtrToString|GetCommandLineArgs|GetEnvironmentVariable' \
         'names are bytes, not UTF-8: interop/Libc/ByteText and OwnProcess' \
         $(echo "$product" | grep -v -e '^interop/Libc/ByteText\.cs$' -e '^interop/Entry/RawArguments\.cs$')
-    ban 'Environment\.(Exit|FailFast)' 'an abort under PID 1 is a panic: throw, and let Main answer' $product
+    ban 'Environment\.(Exit|FailFast)' 'an abort of process 1 is a panic: throw; Main gives the exit code' $product
 }
 
-# Names of code that were private words, and stand for a word of the field now (docs/glossary.md). The first list is also looked for within
-# names; those of the second are such words only as whole names.
+# Private words that must not be names in code, because the field has its own word (docs/glossary.md). Words of the first list are also
+# banned within names; words of the second list only as whole names.
 within='(CowHead|OpHomes|LeftWindow|MergePace|MemoryShare|PlainCall|RingRefusal|TransferGroup|MergingMark|StandingRequests|Resumptions'
 within="$within|HeldMagic|CowPart|PartName)([^a-z]|\$)"
 whole='(^|[^A-Za-z0-9_])(Reason|Transfers|Trouble|Took|Readiness|_?bell)([^A-Za-z0-9_]|$)|(void |\.)Ring\('
@@ -86,7 +86,7 @@ echo "$coded" | grep -E "/[A-Za-z.]*($within|(Reason|Transfers|Trouble|Readiness
 done
 found=$(printf '%s\n' 'CowHeader h;' 'new CowHeadTests();' 'Reason.Of(1)' 'string Reasons' '_bell.Set()' 'new Ring(4)' 's.Ring()' |
     grep -nE "$private" | cut -d : -f 1 | tr '\n' ' ')
-[ "$found" = '2 3 5 7 ' ] || offend 'tests/lint.sh: the rule for private words misses one, or refuses another'
+[ "$found" = '2 3 5 7 ' ] || offend 'tests/lint.sh: the rule for private words misses an offence, or refuses another word'
 
 # A block, a page of the system, a sector and a granule are 4096 bytes on most machines and are four different units: interop/Sizes.cs names
 # them.
@@ -236,7 +236,7 @@ rank() {
         *) echo unknown ;;
     esac
 }
-# refers_up OWN OTHER: whether a reference of the one project to the other goes up or sideways, or one of them has no storey.
+# refers_up OWN OTHER: true if a reference from project OWN to OTHER goes up or sideways, or if one of them has no layer.
 refers_up() {
     own=$(rank "$1")
     other=$(rank "$2")
@@ -244,12 +244,12 @@ refers_up() {
 }
 for file in interop/*.csproj src/*/*.csproj; do
     name=$(basename "$file" .csproj)
-    if [ "$(rank "$name")" = unknown ]; then offend "$file: has no storey in tests/lint.sh"; continue; fi
+    if [ "$(rank "$name")" = unknown ]; then offend "$file: has no layer in tests/lint.sh"; continue; fi
     for reference in $(sed -n 's/.*<ProjectReference Include="\([^"]*\)".*/\1/p' "$file"); do
         if refers_up "$name" "$(basename "$reference" .csproj)"; then offend "$file: refers upwards, to $reference"; fi
     done
 done
-# The rule trips on what it forbids: upwards, sideways, and a project that it does not know.
+# Checks the rule: it reports references upwards and sideways, and projects that it does not know.
 for planted in 'Boot Cli' 'Merge Create' 'Cow Cow' 'Cow Unheard' 'Unheard Interop'; do
     # shellcheck disable=SC2086 # two words
     refers_up $planted || offend "tests/lint.sh: the rule for references lets '$planted' through"
@@ -292,12 +292,12 @@ spoken $(echo "$texts" | grep -vE '\.svg$|/LICENSE$') | sed 's|^\./||' | cut -c 
 done
 found=$(printf 'Nobody reads it.\nsomebodys\nof WHOEVER waits\nOp_behind_a_label\nbehindhand\n' | spoken | cut -d : -f 2 | tr '\n' ' ')
 [ "$found" = '1 3 4 ' ] ||
-    offend 'tests/lint.sh: the rule for words misses one, or takes a part of a word'
+    offend 'tests/lint.sh: the rule for words misses an offence, or reports a part of another word'
 [ "$(echo "$kept" | grep -c .)" -le 20 ] || offend 'tests/lint.sh: more than 20 exceptions of the rule for words'
 
 # Sentences of comments have 35 words at most.
 scripts=$(for file in $texts; do case $(head -n 1 "$file" | tr -d '\0') in '#!/bin/sh'* | '#!/bin/bash'*) echo "$file" ;; esac; done)
-# long_sentences MARK FILE …: where the sentences are that have more.
+# long_sentences MARK FILE …: prints the places of longer sentences in comments that begin with MARK.
 long_sentences() {
     mark=$1
     shift
@@ -312,12 +312,11 @@ thirty_five=$(seq -s ' ' 35)
 planted=$(printf '%s\n' "/// <summary>$thirty_five: one.</summary>" "/// $thirty_five" '/// <see cref="A b"/>.' 'int x;' \
     "// $thirty_five" '// - x')
 [ "$(echo "$planted" | long_sentences // | cut -d : -f 2 | tr '\n' ' ')" = '2 ' ] ||
-    offend 'tests/lint.sh: the rule for long sentences misses one, or refuses 35 words'
+    offend 'tests/lint.sh: the rule for long sentences misses an offence, or refuses 35 words'
 
-# Commit subjects have 72 characters at most, since this commit. Skipped where there is no git or not that commit: in an archive, in a
-# shallow clone.
+# Commit subjects after this commit have 72 characters at most. Not checked without git or that commit, as in an archive or a shallow clone.
 since=35e9854
-# long_subjects: those on standard input ("HASH SUBJECT") that have more.
+# long_subjects: prints the lines of standard input ("HASH SUBJECT") whose subject is longer.
 long_subjects() {
     LC_ALL=C.UTF-8 grep -E '^[0-9a-f]+ .{73,}$' || true
 }
@@ -328,7 +327,7 @@ else
 fi
 seventy=0123456789012345678901234567890123456789012345678901234567890123456789
 [ "$(printf '%s\n' "1a ${seventy}xx" "2b ${seventy}éé" "3c ${seventy}xxx" | long_subjects | cut -d ' ' -f 1)" = 3c ] ||
-    offend 'tests/lint.sh: the rule for commit subjects misses one, or refuses 72 characters'
+    offend 'tests/lint.sh: the rule for commit subjects misses an offence, or refuses 72 characters'
 
 # Lines of code and scripts have 140 columns at most. In "FILE TEXT", a line of FILE that has TEXT may be longer: it is the output of a
 # program, in a raw string.
@@ -339,7 +338,7 @@ tests/Merge/TrafficTests.cs read payload 95+4096 bytes
 tests/Serve/ViewTrafficTests.cs 1+39: base
 tests/Serve/ViewTrafficTests.cs 0+40: base
 '
-# long_lines FILE …: the lines that have more.
+# long_lines FILE …: prints the lines that are longer.
 long_lines() {
     LC_ALL=C.UTF-8 grep -HnE '^.{141,}$' "$@" || true
 }
@@ -350,7 +349,7 @@ long_lines $(sources src interop tests) $scripts ./Makefile | sed 's|^\./||' | w
     done | grep -q yes || offend "$(printf '%s\n' "$line" | cut -d : -f 1,2): more than 140 columns"
 done
 [ "$(printf '%s\n' "$seventy$seventy" "$seventy${seventy}x" "$seventy${seventy%?}é" | long_lines | cut -d : -f 2)" = 2 ] ||
-    offend 'tests/lint.sh: the rule for long lines misses one, or refuses 140 columns'
+    offend 'tests/lint.sh: the rule for long lines misses an offence, or refuses 140 columns'
 
 # The README has a size limit: more detail belongs on a page of docs.
 readme_limit=8000
@@ -380,7 +379,7 @@ echo >>"$planted"
 is_long "$planted" || offend "tests/lint.sh: the rule for the README's size lets $((readme_limit + 1)) bytes through"
 rm -f "$planted"
 [ "$(printf '%s\n' "${hundred}x" "$hundred" "    ${hundred}" "é$hundred" | wide_lines | cut -d : -f 1 | tr '\n' ' ')" = '1 3 4 ' ] ||
-    offend 'tests/lint.sh: the rule for wide lines of Markdown misses one, or refuses 100 columns'
+    offend 'tests/lint.sh: the rule for wide lines of Markdown misses an offence, or refuses 100 columns'
 narrow=$(printf '%s\n' "| ${hundred}x |" "see [this](docs/$hundred.md)" "https://example.org/$hundred" "ééé${hundred#???}")
 [ -z "$(echo "$narrow" | wide_lines)" ] ||
     offend 'tests/lint.sh: the rule for wide lines of Markdown counts tables, targets of links, or bytes'

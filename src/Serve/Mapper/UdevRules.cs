@@ -19,15 +19,15 @@ internal static class UdevRules
             ACTION=="remove", GOTO="snapuserd_end"
             ATTR{dm/uuid}!="SNAPUSERD-?*", GOTO="snapuserd_end"
 
-            # The database entry outlives switch_root out of a ramdisk that cleans the database.
+            # Keep the database entry after switch_root, even if the ramdisk cleans the database.
             OPTIONS+="db_persist"
 
             # The table changes from read-only to writable when all is merged. The rules of the device mapper would remove all links for
             # that event.
             ENV{DISK_RO}=="?*", ENV{DISK_RO}=""
 
-            # A replayed "add" event of a device that has a table. The rules of the device mapper believe it only of a device that this
-            # udev has seen activated; in a ramdisk there may have been no udev, or none with those rules.
+            # A replayed "add" event of a device that has a table. Without this flag, the rules of the device mapper ignore the event if
+            # this udev has not seen the device activated: the ramdisk may have had no udev, or a udev without those rules.
             ACTION=="add", ATTR{size}!="0", ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}="1"
 
             LABEL="snapuserd_end"
@@ -45,16 +45,16 @@ internal static class UdevRules
             # The base and the served device show the same file system. The links in /dev/disk lead to this one.
             OPTIONS+="link_priority=60"
 
-            # The rules of the device mapper have done the rest, if this system has them.
+            # If this system has the rules of the device mapper, they have done the rest.
             ENV{DM_UDEV_RULES_VSN}=="?*", GOTO="snapuserd_end"
 
-            # No table yet.
+            # The device has no table yet.
             ATTR{size}=="0", ENV{SYSTEMD_READY}="0", GOTO="snapuserd_end"
 
             ENV{DM_NAME}="$attr{dm/name}", ENV{DM_UUID}="$attr{dm/uuid}"
             SYMLINK+="mapper/$env{DM_NAME} disk/by-id/dm-name-$env{DM_NAME} disk/by-id/dm-uuid-$env{DM_UUID}"
 
-            # A read of a suspended device waits.
+            # A read of a suspended device would wait: take the values from udev's database.
             ATTR{dm/suspended}=="1", GOTO="snapuserd_suspended"
             IMPORT{builtin}="blkid"
             GOTO="snapuserd_probed"

@@ -33,7 +33,7 @@ install() {
     inst_binary "$snapuserd" /usr/bin/snapuserd
     inst_multiple modprobe cat
     inst_script "$moddir/snapuserd-drivers.sh" /usr/lib/snapuserd/drivers
-    # systemd's own resume is a unit, and our unit is ordered after it.
+    # Needed only without systemd's own resume, which is a unit that our unit is ordered after.
     [[ -x $dracutsysrootdir$systemdutildir/systemd-hibernate-resume ]] && dracut_module_included "systemd" ||
         inst_script "$moddir/snapuserd-resume.sh" /usr/lib/snapuserd/resume
     if [[ -e $dracutsysrootdir/etc/snapuserd/table ]]; then
