@@ -44,7 +44,7 @@ public sealed class AndroidArgumentsTests
         Assert.Null(AndroidArguments.Translate(called, words.Split(' '), DaemonVerb.TakesValue, hasSocket: true));
 
     [Fact]
-    public void No_word_at_all_is_Androids_if_there_is_a_socket_from_init()
+    public void An_empty_command_line_is_Androids_if_init_has_opened_a_socket()
     {
         Assert.Null(AndroidArguments.Translate("snapuserd", [], DaemonVerb.TakesValue, hasSocket: false));
         Assert.Equal("daemon --socket=snapuserd --log=kmsg",

@@ -65,7 +65,7 @@ public sealed class ArgumentsTests
     [InlineData("0x10")]
     [InlineData("1e3")]
     [InlineData("８")]
-    public void What_is_no_size_or_does_not_fit_is_refused(string text) => Refused(["--size", text, "f"], "--size");
+    public void A_text_that_is_not_a_size_or_does_not_fit_is_refused(string text) => Refused(["--size", text, "f"], "--size");
 
     [Theory]
     [InlineData("--flga f", "did you mean --flag?")]
@@ -92,7 +92,7 @@ public sealed class ArgumentsTests
     public void A_mistake_is_named(string words, string said) => Refused(words.Split(' ', StringSplitOptions.RemoveEmptyEntries), said);
 
     [Fact]
-    public void An_option_that_means_nothing_alone_says_what_it_needs() =>
+    public void An_option_without_the_option_that_it_needs_is_refused_with_its_name() =>
         Refused(["--hash", new string('a', 64), "f"], "--hash needs --path");
 
     [Fact]
@@ -102,7 +102,7 @@ public sealed class ArgumentsTests
     public void A_path_with_a_zero_byte_is_refused() => Refused(["--path", "a\0b", "f"], "zero byte");
 
     [Fact]
-    public void Help_stops_the_reading_and_nothing_is_missing_then() => Assert.True(Parse("--path x --help --garbage").Help);
+    public void Help_ends_the_parsing_and_missing_options_are_not_reported() => Assert.True(Parse("--path x --help --garbage").Help);
 
     public static TheoryData<string> RealVerbs => [.. Verbs.All.Select(verb => verb.Name)];
 

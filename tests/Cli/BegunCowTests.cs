@@ -22,7 +22,7 @@ public sealed class BegunCowTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Fact]
-    public void What_is_not_there_is_empty_or_is_no_cow_may_be_replaced()
+    public void A_missing_or_empty_file_and_one_that_is_not_a_cow_may_be_replaced()
     {
         BegunCow.Refuse(_folder["nothing"]);
         for (int length = 0; length < 8; length++) Free(new byte[length]);
@@ -44,7 +44,7 @@ public sealed class BegunCowTests : IDisposable
     }
 
     [Fact]
-    public void The_magic_of_a_block_that_is_overwritten_is_enough()
+    public void A_withdrawn_magic_on_a_device_is_recognized()
     {
         byte[] magic = new byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(magic, CowHeader.UnsafeMagic);
@@ -58,7 +58,7 @@ public sealed class BegunCowTests : IDisposable
     [InlineData(2, true)]
     [InlineData(3, true)]
     [InlineData(4, false)]
-    public void A_cow_that_was_cut_off_is_the_only_one_all_the_same(int major, bool refused)
+    public void A_truncated_cow_may_not_be_replaced_either(int major, bool refused)
     {
         byte[] cow = Counted(5);
         cow[MajorAt] = (byte)major;

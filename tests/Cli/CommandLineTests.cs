@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.Cli;
 public sealed class CommandLineTests
 {
     [Fact]
-    public void Memory_that_ran_out_is_71_in_whatever_it_is_wrapped()
+    public void Out_of_memory_is_71_in_whatever_exception_it_is_wrapped()
     {
         foreach (Exception e in new Exception[]
         {

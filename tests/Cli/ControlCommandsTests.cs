@@ -23,7 +23,7 @@ public sealed class ControlCommandsTests : IDisposable
     [InlineData("resume")]
     [InlineData("rate 5")]
     [InlineData("stop")]
-    public void What_changes_something_takes_a_name_or_all_where_there_are_several(string command)
+    public void Commands_that_change_something_need_a_name_or_all_if_there_are_several_snapshots(string command)
     {
         Snapshot a = Make("a"), b = Make("b c");
         ControlCommands commands = Commands(a, b);
@@ -43,7 +43,7 @@ public sealed class ControlCommandsTests : IDisposable
     }
 
     [Fact]
-    public void A_name_is_one_snapshot_and_all_is_all()
+    public void A_name_selects_one_snapshot_and_all_selects_all()
     {
         Snapshot a = Make("a"), b = Make("b");
         ControlCommands commands = Commands(a, b);
@@ -67,7 +67,7 @@ public sealed class ControlCommandsTests : IDisposable
     [InlineData("status")]
     [InlineData("json list")]
     [InlineData("watch")]
-    public void What_only_looks_looks_at_all(string command)
+    public void Commands_that_only_report_include_all_snapshots(string command)
     {
         Reply reply = new();
         Assert.Null(Commands(Make("a"), Make("b")).Do(command, reply));

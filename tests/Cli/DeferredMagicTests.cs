@@ -69,7 +69,7 @@ public sealed class DeferredMagicTests
     }
 
     [Fact]
-    public void What_turned_out_to_be_wrong_has_no_magic_durably()
+    public void A_cow_that_turned_out_to_be_wrong_durably_has_no_magic()
     {
         MemoryOutput device = new(Golden.Cow("v3-lz4-64k-xor"), Capacity);
         DeferredMagic held = new(device);
@@ -82,7 +82,7 @@ public sealed class DeferredMagicTests
     }
 
     [Fact]
-    public void What_was_written_is_read_back_with_the_magic_whatever_the_offset_and_the_length()
+    public void Written_bytes_are_read_back_with_the_magic_at_any_offset_and_length()
     {
         const int length = 20;
         byte[] bytes = new byte[length];

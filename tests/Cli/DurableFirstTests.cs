@@ -47,7 +47,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_is_made_when_it_and_its_folder_are_flushed()
+    public void A_marker_is_made_only_after_it_and_its_folder_are_flushed()
     {
         // The second time the marker exists: the process that made it may have been killed before the flush.
         for (int time = 0; time < 2; time++)
@@ -61,7 +61,7 @@ public sealed class DurableFirstTests : IDisposable
     [Theory]
     [InlineData("cow.merging")]
     [InlineData("folder")]
-    public void A_mark_that_cannot_be_flushed_is_none(string refused)
+    public void A_marker_that_cannot_be_flushed_is_not_made(string refused)
     {
         _refused = refused;
         Assert.Equal(-Errno.EIO, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
@@ -69,7 +69,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_is_gone_for_good_when_its_folder_is_flushed_after_that()
+    public void The_folder_is_flushed_after_a_marker_is_removed()
     {
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
         _flushed.Clear();
@@ -78,7 +78,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_says_that_the_merge_has_begun_when_it_is_flushed()
+    public void A_marker_says_that_the_merge_has_begun_only_after_it_is_flushed()
     {
         File.WriteAllBytes(Cow, Golden.Cow(Vector));
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
@@ -93,7 +93,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_is_reported_as_finished_before_when_base_and_cow_are_flushed()
+    public void An_earlier_merge_is_reported_as_finished_only_after_base_and_cow_are_flushed()
     {
         Merged();
         MergeResult? result = FinishedBefore(Words());
@@ -106,7 +106,7 @@ public sealed class DurableFirstTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void A_merge_that_cannot_be_flushed_is_not_reported_as_finished_before(string refused)
+    public void An_earlier_merge_is_not_reported_as_finished_if_it_cannot_be_flushed(string refused)
     {
         Merged();
         _refused = refused;
@@ -115,7 +115,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void The_magic_is_written_when_all_else_is_durable_and_is_durable_then()
+    public void The_magic_is_written_after_all_else_is_durable_and_is_flushed_itself()
     {
         VolatileOutput output = new();
         DeferredMagic held = new(output);
@@ -131,7 +131,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void The_old_magic_is_gone_durably_before_the_first_new_byte()
+    public void The_old_magic_is_durably_removed_before_the_first_new_byte()
     {
         byte[] old = Golden.Cow(Vector);
         VolatileOutput output = new();
@@ -144,7 +144,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void An_image_gets_its_name_when_it_is_flushed_and_is_done_when_its_folder_is()
+    public void An_image_gets_its_name_after_it_is_flushed_and_is_done_after_its_folder_is()
     {
         byte[] bytes = [.. Golden.New];
         _atFlush = () => Assert.Equal((bytes.Length, true), _flushed is ["image.part"]
@@ -156,7 +156,7 @@ public sealed class DurableFirstTests : IDisposable
     }
 
     [Fact]
-    public void A_stream_into_a_file_is_done_when_it_is_flushed()
+    public void A_stream_into_a_file_is_done_only_after_it_is_flushed()
     {
         using (FileStream file = File.Create(_folder["stream"]))
         using (StreamImage stream = new(new StopFlag(), (int)file.SafeFileHandle.DangerousGetHandle()))
@@ -187,7 +187,7 @@ public sealed class DurableFirstTests : IDisposable
     [Theory]
     [InlineData(2)]
     [InlineData(3)]
-    public void A_cow_gets_its_name_when_its_ops_and_then_its_header_are_flushed_and_is_done_when_its_folder_is(int format)
+    public void A_cow_gets_its_name_after_ops_and_header_are_flushed_and_is_done_after_its_folder_is(int format)
     {
         List<byte[]> atFlushes = [];
         _atFlush = () =>
@@ -209,7 +209,7 @@ public sealed class DurableFirstTests : IDisposable
     [Theory]
     [InlineData("new.cow.part", 74, false)]
     [InlineData("folder", 73, true)]
-    public void A_cow_that_cannot_be_flushed_is_no_success(string refused, int code, bool named)
+    public void A_cow_that_cannot_be_flushed_is_an_error(string refused, int code, bool named)
     {
         _refused = refused;
         SnapuserdException failure = Assert.Throws<SnapuserdException>(() => Create(3));

@@ -18,7 +18,7 @@ public sealed class GeneratedDocsTests
     private static readonly string s_completion = Path.Combine(Binary.Root, "src/packaging/bash-completion/snapuserd");
 
     [Fact]
-    public void Man_page_and_completion_have_the_verbs_and_options_that_there_are()
+    public void Man_page_and_completion_have_the_text_of_the_command_line_definitions()
     {
         foreach ((string path, string comment, string part) in new[] { (s_manual, ".\\\"", GeneratedDocs.Manual(Verbs.All)),
             (s_completion, "#", GeneratedDocs.Completion(Verbs.All)) })
@@ -52,7 +52,7 @@ public sealed class GeneratedDocsTests
     }
 
     [Fact]
-    public void Man_pages_give_mandoc_nothing_to_complain_of()
+    public void Man_pages_pass_the_checks_of_mandoc()
     {
         // "style" would also demand that every referenced page is installed here.
         BinaryResult result = Binary.RunProgram("mandoc", ["-T", "lint", "-W", "warning", s_manual, s_format]);

@@ -89,7 +89,7 @@ public sealed class ImageFileCallTests : IDisposable
     [Theory]
     [InlineData("image")]
     [InlineData("image.part")]
-    public void Without_locks_an_image_is_written_only_if_none_are_wanted(string first)
+    public void Without_locks_an_image_is_written_only_with_no_lock(string first)
     {
         if (first == "image") File.WriteAllText(Image, "old");
         string path = _folder[first];
@@ -106,7 +106,7 @@ public sealed class ImageFileCallTests : IDisposable
     [Theory]
     [InlineData(new byte[] { 7 })]
     [InlineData(new byte[] { 0 })]
-    public void A_single_byte_is_written_over_what_a_killed_run_left(byte[] bytes)
+    public void A_single_byte_is_written_over_the_file_of_a_killed_run(byte[] bytes)
     {
         File.WriteAllBytes(Part, [9]);
         Write(bytes);
@@ -213,7 +213,7 @@ public sealed class ImageFileCallTests : IDisposable
     [Theory]
     [InlineData(Errno.EOPNOTSUPP)]
     [InlineData(Errno.ENOSYS)]
-    public void Where_no_file_can_be_made_shorter_another_takes_the_name_of_the_part(int errno)
+    public void If_the_part_cannot_be_truncated_a_new_file_replaces_it(int errno)
     {
         File.WriteAllText(Part, "killed");
         LoopDevice.Call("ln", Part, _folder["killed"]);
@@ -241,7 +241,7 @@ public sealed class ImageFileCallTests : IDisposable
     [Theory]
     [InlineData(1)]
     [InlineData(5000)]
-    public void Where_no_length_can_be_set_zeros_at_the_end_are_written(int zeros)
+    public void If_the_length_cannot_be_set_zeros_at_the_end_are_written(int zeros)
     {
         byte[] bytes = new byte[4096 + zeros];
         bytes.AsSpan(0, 4096).Fill(1);
@@ -260,7 +260,7 @@ public sealed class ImageFileCallTests : IDisposable
     }
 
     [Fact]
-    public void What_another_program_appends_is_cut_off_or_is_an_error()
+    public void Bytes_that_another_program_appends_are_cut_off_or_are_an_error()
     {
         string refusal = $"setting its length failed: {ErrnoText.Of(Errno.EOPNOTSUPP)}";
         foreach (bool cuts in (bool[])[true, false])
@@ -351,7 +351,7 @@ public sealed class ImageFileCallTests : IDisposable
     [InlineData(0, Errno.EIO)]
     [InlineData(-Errno.ENOSPC, Errno.ENOSPC)]
     [InlineData(-Errno.EPERM, Errno.EPERM)]
-    public void A_write_that_fails_is_74_with_its_place_and_its_reason(int answer, int errno)
+    public void A_failed_write_is_74_with_its_offset_and_its_reason(int answer, int errno)
     {
         byte[] bytes = new byte[3 * 4096];
         bytes.AsSpan(4096).Fill(1);

@@ -96,7 +96,7 @@ public sealed class ImageFileTests : IDisposable
     }
 
     [RootFact]
-    public void The_file_that_is_replaced_gives_its_mode_and_its_owner()
+    public void The_new_file_gets_the_mode_and_the_owner_of_the_replaced_one()
     {
         File.WriteAllText(Image, "old");
         LoopDevice.Call("chown", "1234:1235", Image);
@@ -113,7 +113,7 @@ public sealed class ImageFileTests : IDisposable
     }
 
     [Fact]
-    public void What_is_not_finished_goes_and_what_was_there_stays()
+    public void An_unfinished_image_is_removed_and_the_existing_file_stays()
     {
         File.WriteAllText(Image, "old");
         using (ImageFile file = New())
@@ -147,7 +147,7 @@ public sealed class ImageFileTests : IDisposable
     [Theory]
     [InlineData("image.part", "flushing")]
     [InlineData("folder", "flushing its folder")]
-    public void What_cannot_be_flushed_is_an_error(string refused, string doing)
+    public void An_image_that_cannot_be_flushed_is_an_error(string refused, string doing)
     {
         _refused = refused;
         using (ImageFile file = New())
@@ -175,7 +175,7 @@ public sealed class ImageFileTests : IDisposable
     }
 
     [Fact]
-    public void Nothing_but_a_file_is_replaced_and_no_link_is_followed()
+    public void Only_regular_files_are_replaced_and_links_are_not_followed()
     {
         Directory.CreateDirectory(_folder["directory"]);
         Refused(_folder["directory"], ExitCode.CannotCreate, "exists and is not a regular file");
@@ -199,7 +199,7 @@ public sealed class ImageFileTests : IDisposable
     }
 
     [Fact]
-    public void What_is_read_and_a_begun_cow_are_not_replaced_under_either_name()
+    public void Inputs_and_a_begun_cow_are_not_replaced_under_either_name()
     {
         Refused(_folder["cow"], ExitCode.Usage, "read by this very command");
         LoopDevice.Call("ln", _folder["base"], Part);

@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.Cli;
 public sealed class JsonLineTests
 {
     [Fact]
-    public void Every_character_comes_back_from_a_line_of_one_line()
+    public void Every_character_comes_back_from_a_single_line()
     {
         for (int c = 0; c <= 0xffff; c++)
         {
@@ -48,7 +48,7 @@ public sealed class JsonLineTests
     }
 
     [Fact]
-    public void A_byte_that_is_no_utf8_is_backslash_x_and_a_backslash_too()
+    public void Bytes_that_are_not_utf8_and_backslashes_are_escaped()
     {
         Assert.Equal("""{"t":"a\\xffb\\x5cxff\\x5c\u001b\u2028\u202e\u0085"}""",
             new JsonLine().Add("t", "a\udcffb\\xff\\\u001b\u2028\u202e\u0085").ToString());
@@ -98,7 +98,7 @@ public sealed class JsonLineTests
     [InlineData(double.NaN)]
     [InlineData(double.PositiveInfinity)]
     [InlineData(double.NegativeInfinity)]
-    public void Numbers_that_json_has_not_become_null(double value) =>
+    public void Numbers_that_json_does_not_have_become_null(double value) =>
         Assert.Equal("{\"n\":null}", new JsonLine().Add("n", value).ToString());
 
     [Fact]

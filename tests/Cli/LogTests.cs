@@ -43,7 +43,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void Whatever_a_path_contains_a_record_is_one_line()
+    public void A_record_is_one_line_whatever_a_path_in_it_contains()
     {
         Assert.Equal(0, _log.Write(Priority.Error, "a\nb\r\nc\u001b[2Jd\u2028e\u0085f\0g\udc9b\u202e\u00e4"));
         Assert.Equal(@"<3>snapuserd[17]: a\x0ab\x0d\x0ac\x1b[2Jd\xe2\x80\xa8e\xc2\x85f\x00g\x9b\xe2\x80\xae" + "\u00e4",
@@ -55,7 +55,7 @@ public sealed class LogTests : IDisposable
     [InlineData(2)]
     [InlineData(3)]
     [InlineData(4)]
-    public void A_long_sentence_becomes_several_records_none_too_long_and_no_character_torn(int bytesPerCharacter)
+    public void A_long_sentence_is_split_into_records_without_splitting_a_character(int bytesPerCharacter)
     {
         string character = bytesPerCharacter switch { 1 => "x", 2 => "ä", 3 => "€", _ => "𝄞" };
         string sentence = string.Concat(Enumerable.Repeat(character, 5000 / bytesPerCharacter)) + ": Permission denied";
@@ -68,7 +68,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void The_kernel_never_gets_more_records_than_it_takes_and_the_next_one_counts_what_is_missing()
+    public void The_kernel_never_gets_more_records_than_it_accepts_and_the_next_one_counts_the_missing_ones()
     {
         List<long> sent = [];
         long seed = 1;
@@ -104,7 +104,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void Progress_in_the_kernels_log_is_a_record_a_tenth_and_no_more_than_one_a_second()
+    public void Progress_in_the_kernels_log_is_one_record_per_tenth_and_at_most_one_per_second()
     {
         Assert.Equal(["merge  10% ", "merge  20% ", "merge  30% ", "merge  40% ", "merge  50% ", "merge  60% ", "merge  70% ",
             "merge  80% ", "merge  90% ", "merge 100% "], Steps(0.06));
@@ -113,7 +113,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void Json_records_have_priority_event_message_and_numbers_and_standard_error_shows_what_matters()
+    public void Json_records_have_all_fields_and_standard_error_shows_warnings_and_errors()
     {
         string json = Told(LogForm.Json, output =>
         {

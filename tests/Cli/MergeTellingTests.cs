@@ -61,7 +61,7 @@ public sealed class MergeTellingTests : IDisposable
     [InlineData(0, 0, "")]
     [InlineData(1, 0, " (resumed at op 1, 0 replayed from scratch)")]
     [InlineData(0, 1, " (resumed at op 0, 1 replayed from scratch)")]
-    public void A_merge_that_was_not_resumed_says_nothing_of_it(int from, int replayed, string resumed)
+    public void Only_a_resumed_merge_reports_where_it_was_resumed(int from, int replayed, string resumed)
     {
         MergeResult result = new() { OpsTotal = 2, ResumedFrom = from, Replayed = replayed, Blocks = 1, Flushes = 1, Checkpoints = 1 };
         MergeVerb.Tell(Words(), result, "sync", 0);
@@ -81,7 +81,7 @@ public sealed class MergeTellingTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_with_nothing_to_do_says_that()
+    public void A_merge_with_nothing_to_do_says_so()
     {
         MergeResult result = new() { OpsTotal = 11, ResumedFrom = 11 };
         MergeVerb.Tell(Words(), result, "sync", 0.5);
@@ -114,7 +114,7 @@ public sealed class MergeTellingTests : IDisposable
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void A_merge_goes_on_without_an_observer_that_throws(bool throws)
+    public void A_merge_continues_if_its_observer_throws(bool throws)
     {
         byte[] cow = Golden.Cow("v3-lz4-descending");
         using (DeviceSet devices = Devices(cow))
@@ -141,7 +141,7 @@ public sealed class MergeTellingTests : IDisposable
 
     /// <summary>The steps around a merge are in one class, which the program uses everywhere.</summary>
     [Fact]
-    public void Only_one_class_of_the_program_runs_the_engine_and_ends_the_mark()
+    public void Only_one_class_of_the_program_runs_the_engine_and_removes_the_marker()
     {
         string src = Path.Combine(Binary.Root, "src");
         string[] Having(string text) => [.. Directory.EnumerateFiles(src, "*.cs", SearchOption.AllDirectories)
@@ -160,7 +160,7 @@ public sealed class MergeTellingTests : IDisposable
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void A_merge_that_was_stopped_says_where_it_stands(bool json)
+    public void A_stopped_merge_reports_its_position(bool json)
     {
         Invocation invocation = Words(json ? "--json" : "");
         using DeviceSet devices = Devices(Chain(window: 2));
@@ -189,7 +189,7 @@ public sealed class MergeTellingTests : IDisposable
     [InlineData(true, ExitCode.InputOutput)]
     [InlineData(false, ExitCode.Internal)]
     [InlineData(true, ExitCode.Internal)]
-    public void A_merge_that_failed_tells_the_error_and_where_it_stands(bool json, ExitCode code)
+    public void A_failed_merge_reports_the_error_and_its_position(bool json, ExitCode code)
     {
         Invocation invocation = Words(json ? "--json" : "");
         using DeviceSet devices = Devices(Chain(window: 2));
@@ -247,7 +247,7 @@ public sealed class MergeTellingTests : IDisposable
     }
 
     [Fact]
-    public void What_is_finished_ends_its_mark_and_does_not_end_that_of_another()
+    public void A_finished_merge_removes_its_own_marker_and_no_other()
     {
         Merged();
         Assert.Equal(0, MergeMarker.Make(_folder["cow"], new MarkerState(MarkerKind.Begun, new string('5', 64), 1)));
@@ -262,7 +262,7 @@ public sealed class MergeTellingTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void What_cannot_be_flushed_for_any_reason_is_not_finished(string refused)
+    public void A_merge_that_cannot_be_flushed_is_not_finished(string refused)
     {
         Merged();
         FileFlush.Before = fd => Path.GetFileName(DescriptorPath.Of(fd)) == refused ? -Errno.EPERM : 0;
@@ -284,7 +284,7 @@ public sealed class MergeTellingTests : IDisposable
     }
 
     [Fact]
-    public void The_peak_of_memory_is_in_bytes_and_minus_one_where_the_system_does_not_say()
+    public void The_peak_of_memory_is_in_bytes_or_minus_one_if_it_is_unknown()
     {
         Assert.True(Snapuserd.Host.ProcessMemory.Peak() > 4 << 20);
         foreach (int errno in (int[])[Errno.EPERM, Errno.ENOSYS])

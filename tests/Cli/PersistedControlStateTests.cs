@@ -74,7 +74,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void Nothing_is_noted_of_a_snapshot_that_has_not_got_the_requests_before_it()
+    public void A_snapshot_without_the_earlier_requests_records_nothing()
     {
         PersistedControlState first = new(_fd, _lines.Output);
         Snapshot snapshot = Snapshot(first);
@@ -90,7 +90,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_was_asked_for_once_stays_asked_for()
+    public void A_merge_that_was_requested_once_stays_requested()
     {
         PersistedControlState first = new(_fd, _lines.Output);
         Snapshot snapshot = Snapshot(first, serve: true);
@@ -111,7 +111,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void A_stop_and_the_ops_that_are_checked_are_noted_beside_the_rest()
+    public void A_stop_and_the_checked_ops_are_recorded_with_the_rest()
     {
         PersistedControlState requests = new(_fd, _lines.Output);
         Snapshot snapshot = Snapshot(requests);
@@ -135,7 +135,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void Without_a_file_nothing_was_asked_and_the_device_may_be_anybodys()
+    public void Without_a_file_nothing_was_requested_and_the_device_may_be_foreign()
     {
         Assert.Equal((false, false), PersistedControlState.Asked(-1));
         Assert.True(PersistedControlState.HadDevice(-1));
@@ -152,7 +152,7 @@ public sealed class PersistedControlStateTests : IDisposable
     [InlineData(9, true)]
     [InlineData(10, false)]
     [InlineData(11, false)]
-    public void A_file_that_is_too_short_is_not_used_and_that_is_said_once(int bytes, bool isShort)
+    public void A_file_that_is_too_short_is_not_used_and_reported_once(int bytes, bool isShort)
     {
         int fd = Libc.MemFdCreate();
         Assert.Equal(bytes, Libc.PWrite(fd, new byte[bytes], 0));
@@ -168,7 +168,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void A_note_that_cannot_be_written_is_said_once()
+    public void A_failed_write_of_a_request_is_reported_once()
     {
         File.WriteAllBytes(_folder["file"], new byte[10]);
         using SafeFileHandle reading = File.OpenHandle(_folder["file"]);
@@ -203,7 +203,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void Descriptor_0_is_one_like_all_the_others()
+    public void Descriptor_0_is_used_like_any_other()
     {
         int made = -1;
         bool? had = null;
@@ -225,7 +225,7 @@ public sealed class PersistedControlStateTests : IDisposable
     }
 
     [Fact]
-    public void A_rate_that_was_not_asked_for_leaves_the_rate_of_the_snapshot()
+    public void Without_a_requested_rate_the_snapshot_keeps_its_own()
     {
         PersistedControlState requests = new(_fd, _lines.Output);
         Snapshot snapshot = Snapshot(requests);

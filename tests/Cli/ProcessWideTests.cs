@@ -34,7 +34,7 @@ public sealed class ProcessWideTests : IDisposable
     }
 
     [Fact]
-    public void A_server_has_the_requests_of_its_supervisor_and_notes_the_device_there()
+    public void A_server_has_the_requests_of_its_supervisor_and_records_the_device_there()
     {
         int fd = PersistedControlState.Make();
         Environment.SetEnvironmentVariable(PersistedControlState.Variable, $"{fd}");
@@ -55,7 +55,7 @@ public sealed class ProcessWideTests : IDisposable
     [InlineData("")]
     [InlineData("-1")]
     [InlineData("fd")]
-    public void A_server_without_a_supervisor_has_no_requests_and_notes_nothing(string? variable)
+    public void A_server_without_a_supervisor_has_no_requests_and_records_nothing(string? variable)
     {
         Environment.SetEnvironmentVariable(PersistedControlState.Variable, variable);
         List<int> written = [];
@@ -105,7 +105,7 @@ public sealed class ProcessWideTests : IDisposable
     }
 
     [Fact]
-    public void A_manager_has_a_name_of_two_characters_at_least()
+    public void The_name_of_a_service_manager_has_at_least_two_characters()
     {
         using Socket one = Bound("n"), two = Bound("nn");
         int moved = -1;

@@ -43,7 +43,7 @@ public sealed class ProgressTests : IDisposable
     }
 
     [Fact]
-    public void A_share_that_was_shown_never_goes_back()
+    public void The_shown_share_never_decreases()
     {
         var progress = new Progress(_output, ProgressForm.Json, "merge", 100, 10, () => 80);
         progress.Report(0, 0, 0);
@@ -55,7 +55,7 @@ public sealed class ProgressTests : IDisposable
     }
 
     [Fact]
-    public void A_hundred_percent_is_said_only_at_the_end()
+    public void A_hundred_percent_is_shown_only_at_the_end()
     {
         var progress = new Progress(_output, ProgressForm.Plain, "merge", 1000, 1000, () => 80);
         progress.Report(0, 0, 0);
@@ -103,7 +103,7 @@ public sealed class ProgressTests : IDisposable
     }
 
     [Fact]
-    public void Asked_for_by_name_a_run_with_nothing_to_do_is_one_line()
+    public void With_plain_progress_a_run_with_nothing_to_do_prints_one_line()
     {
         var progress = new Progress(_output, ProgressForm.Plain, "merge", 1000, 10, () => 80, asked: true);
         progress.Report(1000, 10, 0);
@@ -112,7 +112,7 @@ public sealed class ProgressTests : IDisposable
     }
 
     [Fact]
-    public void Silent_is_silent()
+    public void The_silent_form_prints_nothing()
     {
         var progress = new Progress(_output, ProgressForm.Silent, "merge", 1000, 1000, () => 80);
         for (int i = 0; i <= 1000; i++) progress.Report(i, i, i);
@@ -168,7 +168,7 @@ public sealed class ProgressTests : IDisposable
         Assert.Equal(expected, Progress.FormOf(choice, json, terminal));
 
     [Fact]
-    public void Nothing_to_do_is_all_done()
+    public void A_run_with_nothing_to_do_is_at_a_hundred_percent()
     {
         var progress = new Progress(_output, ProgressForm.Plain, "merge", 0, 0, () => 80);
         progress.Report(0, 0, 0);
@@ -181,7 +181,7 @@ public sealed class ProgressTests : IDisposable
     private JsonElement[] Results() => File.ReadAllLines(_folder["results"]).Select(line => JsonDocument.Parse(line).RootElement).ToArray();
 
     [Fact]
-    public void Of_a_long_name_the_end_is_left_out_and_not_how_far_it_is()
+    public void A_long_name_is_cut_so_that_the_percentage_stays_visible()
     {
         Assert.Equal("a long name of a file   7%", Progress.Line("a long name of a file system of many words", 7, 100, 0, 0, 0, 26));
         // Two columns each.

@@ -48,7 +48,7 @@ public sealed class ReadyReportTests : IDisposable
     }
 
     [Fact]
-    public void The_descriptor_that_was_asked_for_gets_the_device_once_and_is_closed()
+    public void The_requested_descriptor_gets_the_device_once_and_is_closed()
     {
         Assert.Equal(0, Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out int ours, out int theirs));
         ReadyReport ready = ReadyReport(_lines.Output, $"--ready-fd {theirs}");
@@ -104,7 +104,7 @@ public sealed class ReadyReportTests : IDisposable
     }
 
     [Fact]
-    public void Standard_output_that_failed_is_told_and_the_device_is_served_all_the_same()
+    public void A_failed_standard_output_is_reported_and_the_device_is_still_served()
     {
         Assert.Equal(0, Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out int ours, out int theirs));
         using SafeFileHandle full = File.OpenHandle("/dev/full", FileMode.Open, FileAccess.Write);
@@ -143,7 +143,7 @@ public sealed class ReadyReportTests : IDisposable
     [Theory]
     [InlineData(-Errno.EPERM)]
     [InlineData(-Errno.EBADF)]
-    public void A_descriptor_that_the_system_does_not_let_us_look_at_is_refused(int answer)
+    public void A_descriptor_that_cannot_be_inspected_is_refused(int answer)
     {
         SnapuserdException? refusal = null;
         Answering([SYS_fcntl], call => call[0] == 2 && call[1] == Libc.F_GETFD ? answer : null,

@@ -31,7 +31,7 @@ public sealed class StatusTextTests
     }
 
     [Fact]
-    public void A_hand_over_that_failed_is_told()
+    public void A_failed_hand_over_is_in_the_status()
     {
         SnapshotStatus status = s_merging with { State = SnapshotState.Merged, HandOverFailed = true, Error = "why" };
         Assert.Contains("; handover: failed, retried at next start; why", StatusText.Long(status));
@@ -42,7 +42,7 @@ public sealed class StatusTextTests
     [Theory]
     [InlineData(null)]
     [InlineData(34.9)]
-    public void What_watch_shows_comes_back_from_json(double? check)
+    public void The_status_that_watch_shows_can_be_parsed_from_json(double? check)
     {
         foreach (SnapshotState state in System.Enum.GetValues<SnapshotState>())
         {
@@ -78,10 +78,10 @@ public sealed class StatusTextTests
     [InlineData("{\"a\":[1,2}")]
     [InlineData("{\"a\":1,\"a\":2}")]
     [InlineData("{\"a\":1} {")]
-    public void What_is_no_object_is_none(string line) => Assert.Null(JsonFields.Parse(line));
+    public void A_line_that_is_not_a_json_object_is_refused(string line) => Assert.Null(JsonFields.Parse(line));
 
     [Fact]
-    public void Members_have_their_names_in_any_order_with_any_blanks_and_not_those_of_objects_inside()
+    public void Members_are_found_in_any_order_with_any_blanks_and_not_in_nested_objects()
     {
         JsonFields? fields = JsonFields.Parse(" {\t\"b\" : \"x,}\\\"y\" ,\r\n \"in\" : { \"a\" : \"}\", \"c\":[{\"d\":1}] }, "
             + "\"list\":[1,\"]\"], \"a\":-12.5 , \"n\":null,\"w\":\"null\" } \n");

@@ -57,7 +57,7 @@ public sealed class StreamImageTests : IDisposable
     }
 
     [Fact]
-    public void A_file_is_locked_until_the_image_is_done_and_what_is_read_is_refused()
+    public void A_file_is_locked_until_the_image_is_done_and_an_input_is_refused()
     {
         Refused(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file",
             () => Claim("base"));
@@ -76,7 +76,7 @@ public sealed class StreamImageTests : IDisposable
     [Theory]
     [InlineData(-Errno.ENOENT)]
     [InlineData(0)]
-    public void Where_proc_does_not_lead_to_it_only_what_is_read_is_refused(int answer) => Answering([SYS_statx],
+    public void Without_proc_only_an_input_is_refused(int answer) => Answering([SYS_statx],
         call => call.Text(1).StartsWith("/proc/self/fd/", StringComparison.Ordinal) ? answer : null, () =>
         {
             using (Claim("image")) Alone("image");
@@ -132,7 +132,7 @@ public sealed class StreamImageTests : IDisposable
     [InlineData(0, ExitCode.Interrupted)]
     [InlineData(-Errno.EINTR, ExitCode.Interrupted)]
     [InlineData(-Errno.EPERM, ExitCode.InputOutput)]
-    public void A_reader_that_takes_nothing_is_waited_for_until_a_stop(int answer, ExitCode code)
+    public void A_write_waits_for_a_slow_reader_until_a_stop(int answer, ExitCode code)
     {
         Assert.Equal(0, Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out int ours, out _fd));
         using StreamImage image = new(_stop, _fd);

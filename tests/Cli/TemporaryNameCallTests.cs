@@ -41,7 +41,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [Theory]
     [InlineData("target")]
     [InlineData("target.part")]
-    public void Without_locks_a_cow_is_written_only_if_none_are_wanted(string first)
+    public void Without_locks_a_cow_is_written_only_with_no_lock(string first)
     {
         File.WriteAllText(_folder[first], "old");
         string path = _folder[first];
@@ -58,7 +58,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [Theory]
     [InlineData("link")]
     [InlineData("begun")]
-    public void A_cow_that_cannot_be_created_gives_back_what_it_would_replace(string part)
+    public void A_cow_that_cannot_be_created_unlocks_the_file_that_it_would_replace(string part)
     {
         File.WriteAllText(Target, "old");
         if (part == "link") File.CreateSymbolicLink(Part, _folder["other"]);
@@ -74,7 +74,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [Theory]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EIO)]
-    public void A_cow_that_cannot_be_renamed_is_73_and_leaves_what_was_there(int errno)
+    public void A_cow_that_cannot_be_renamed_is_73_and_leaves_the_existing_file(int errno)
     {
         File.WriteAllText(Target, "old");
         Refusing(SYS_rename, errno, () =>
@@ -102,7 +102,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [InlineData(Errno.EACCES)]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EROFS)]
-    public void What_is_replaced_need_not_be_writable(int errno)
+    public void The_replaced_file_need_not_be_writable(int errno)
     {
         File.WriteAllText(Target, "old");
         Answering([SYS_openat], call => Writes(call) ? -errno : null, () =>
@@ -117,7 +117,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [Theory]
     [InlineData(Errno.EIO, ExitCode.InputOutput)]
     [InlineData(Errno.EMFILE, ExitCode.OutOfResources)]
-    public void What_is_replaced_is_not_opened_again_after_another_error(int errno, ExitCode code)
+    public void The_replaced_file_is_not_opened_again_after_another_error(int errno, ExitCode code)
     {
         File.WriteAllText(Target, "old");
         Answering([SYS_openat], call => Writes(call) ? -errno : null,
@@ -128,7 +128,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [InlineData(Errno.EINVAL)]
     [InlineData(Errno.ENOSYS)]
     [InlineData(Errno.EPERM)]
-    public void Where_no_rename_spares_a_new_name_a_plain_one_does(int errno)
+    public void Without_a_rename_that_spares_a_new_name_a_plain_rename_is_used(int errno)
     {
         Refusing(SYS_renameat2, errno, () => Write());
         Assert.Equal("new", File.ReadAllText(Target));
@@ -140,7 +140,7 @@ public sealed class TemporaryNameCallTests : IDisposable
     [InlineData(SYS_rename, true, Errno.EIO)]
     [InlineData(SYS_renameat2, false, Errno.EIO)]
     [InlineData(SYS_renameat2, false, Errno.EACCES)]
-    public void A_rename_that_fails_is_the_answer(uint call, bool replaces, int errno)
+    public void The_error_of_a_failed_rename_is_returned(uint call, bool replaces, int errno)
     {
         if (replaces) File.WriteAllText(Target, "old");
         File.WriteAllText(Part, "new");

@@ -70,7 +70,7 @@ public sealed class TemporaryNameTests : IDisposable
     }
 
     [Fact]
-    public void What_is_there_is_known_by_its_kind()
+    public void The_kind_of_an_existing_file_is_known()
     {
         File.WriteAllText(Target, "old");
         Assert.Equal((true, true, false), Kind(Target));
@@ -151,7 +151,7 @@ public sealed class TemporaryNameTests : IDisposable
     [InlineData("finished", "target")]
     [InlineData("old part untouched", "target.part")]
     [InlineData("old part begun", "")]
-    public void A_cow_that_is_not_finished_leaves_what_it_has_not_written_to(string story, string left)
+    public void An_unfinished_cow_leaves_files_that_it_has_not_written_to(string story, string left)
     {
         bool old = story.StartsWith("old part", StringComparison.Ordinal);
         if (old) File.WriteAllText(Part, "old");
@@ -171,7 +171,7 @@ public sealed class TemporaryNameTests : IDisposable
     }
 
     [RootFact]
-    public void A_cow_on_a_device_has_its_magic_when_it_is_whole_and_never_before()
+    public void A_cow_on_a_device_has_its_magic_only_when_it_is_complete()
     {
         byte[] old = new byte[64 << 10];
         Golden.Cow("v3-lz4-noseq").AsSpan(0, 4096).CopyTo(old);
@@ -201,7 +201,7 @@ public sealed class TemporaryNameTests : IDisposable
     }
 
     [Fact]
-    public void A_cow_does_not_take_the_place_of_what_must_stay()
+    public void A_cow_does_not_replace_files_that_must_stay()
     {
         byte[] begun = Golden.HalfCow("half-v3-lz4-64k-xor-F1sync");
         Directory.CreateDirectory(_folder["folder"]);

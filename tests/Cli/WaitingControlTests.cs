@@ -15,7 +15,7 @@ public sealed class WaitingControlTests
     [InlineData("status")]
     [InlineData("list system")]
     [InlineData("json status system")]
-    public void Says_why_there_is_no_server(string request)
+    public void A_request_without_a_server_is_told_the_reason(string request)
     {
         using Case test = new();
         string line = Assert.Single(test.Ask(request));
@@ -32,7 +32,7 @@ public sealed class WaitingControlTests
     [InlineData("status other", ExitCode.InputMissing, "system")]
     [InlineData("rate 4096 other", ExitCode.InputMissing, "system")]
     [InlineData("marge", ExitCode.Usage, "merge")]
-    public void Refuses_what_takes_a_server(string request, ExitCode code, string words)
+    public void A_request_that_needs_a_server_is_refused(string request, ExitCode code, string words)
     {
         using Case test = new();
         SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => test.Ask(request));
@@ -53,7 +53,7 @@ public sealed class WaitingControlTests
     }
 
     [Fact]
-    public void Socket_goes_with_it()
+    public void The_socket_is_removed_at_the_end()
     {
         Case test = new();
         test.Dispose();

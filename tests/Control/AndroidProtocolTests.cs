@@ -59,7 +59,7 @@ public sealed class AndroidProtocolTests
 
     [Theory]
     [MemberData(nameof(Plain))]
-    public void Requests_that_no_snapshot_is_there_for(string message, string answer, bool stays)
+    public void Requests_without_a_snapshot_get_the_documented_answers(string message, string answer, bool stays)
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -69,7 +69,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void The_life_of_a_snapshot_as_its_client_hears_it()
+    public void A_client_gets_the_right_answers_throughout_the_life_of_a_snapshot()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -105,7 +105,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void What_cannot_be_opened_or_served_fails_and_leaves_its_name_free()
+    public void A_snapshot_that_cannot_be_opened_or_served_fails_and_leaves_its_name_free()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -145,7 +145,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void Detach_takes_up_no_more_snapshots_and_serves_those_there_are_until_their_devices_are_gone()
+    public void After_detach_no_snapshot_is_added_and_existing_ones_are_served_until_their_devices_are_gone()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -175,7 +175,7 @@ public sealed class AndroidProtocolTests
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Stop_ends_all_and_has_no_answer(bool foreign)
+    public void Stop_ends_all_snapshots_and_has_no_answer(bool foreign)
     {
         using SetFixture fixture = new(foreign);
         using Talker client = fixture.Client();
@@ -195,7 +195,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void Verification_is_what_the_verifier_found_and_delays_no_client()
+    public void Verification_returns_the_result_of_the_verifier_and_delays_no_client()
     {
         using ManualResetEventSlim go = new();
         using SetFixture fixture = new(verify: (name, stop) =>
@@ -221,7 +221,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void A_verification_that_goes_on_ends_with_its_snapshot()
+    public void A_running_verification_ends_with_its_snapshot()
     {
         using SetFixture fixture = new(foreign: false, verify: (_, stop) =>
         {
@@ -265,7 +265,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void The_message_that_is_cut_off_is_not_obeyed()
+    public void A_truncated_message_is_not_executed()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();

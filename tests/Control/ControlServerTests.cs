@@ -38,7 +38,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void A_message_is_what_one_packet_holds_and_a_line_ends_where_it_says()
+    public void A_message_is_one_packet_and_a_line_ends_at_its_line_feed()
     {
         using Talker android = new(_path);
         Assert.Equal("got echo 1", android.Ask("echo 1"));
@@ -51,7 +51,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Lines_are_the_same_however_they_are_cut()
+    public void Lines_do_not_depend_on_how_they_are_cut_into_packets()
     {
         byte[] whole = Encoding.UTF8.GetBytes("ctl 1\nfirst\nsecönd\n");
         for (int cut = 1; cut < whole.Length; cut++)
@@ -84,7 +84,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Five_hundred_and_twelve_bytes_are_a_request_and_one_more_is_none()
+    public void A_request_of_512_bytes_is_accepted_and_one_of_513_is_not()
     {
         string longest = new('m', 512);
         using (Talker android = new(_path))
@@ -109,7 +109,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Zeros_and_bytes_that_are_no_text_are_requests_like_others()
+    public void Requests_may_contain_zeros_and_bytes_that_are_not_text()
     {
         byte[] binary = new byte[512];
         new Random(7).NextBytes(binary);
@@ -126,7 +126,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void An_answer_that_takes_long_holds_up_its_own_client_only()
+    public void A_slow_answer_delays_only_its_own_client()
     {
         using Talker slow = new(_path), quick = new(_path);
         slow.Send("hold 1");
@@ -163,7 +163,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Who_does_not_read_a_stream_is_dropped_and_who_reads_late_is_not()
+    public void A_client_that_does_not_read_a_stream_is_dropped_and_a_late_reader_is_not()
     {
         using Talker deaf = Talker.Lines(_path), late = Talker.Lines(_path), other = new(_path);
         deaf.Send("many 100000\n");
@@ -234,7 +234,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Half_an_end_gets_its_answers()
+    public void A_client_that_has_ended_only_its_own_output_gets_its_answers()
     {
         using Talker ctl = Talker.Lines(_path);
         ctl.Send("hold\nlast\nhalf a li");
@@ -250,7 +250,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void A_connection_ends_when_an_answer_says_so_and_when_a_request_is_a_defect()
+    public void A_connection_ends_if_an_answer_closes_it_or_the_request_throws()
     {
         using Talker android = new(_path), ctl = Talker.Lines(_path), broken = new(_path), silent = new(_path);
         Assert.Equal("closed", android.Ask("close"));
@@ -296,7 +296,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void One_too_many_is_closed_and_the_next_has_the_place_of_one_that_left()
+    public void A_client_above_the_limit_is_closed_and_a_later_one_gets_a_free_place()
     {
         List<Talker> clients = [];
         for (int i = 0; i < ControlServer.MostClients; i++)
@@ -318,7 +318,7 @@ public sealed class ControlServerTests : IDisposable
     [Theory]
     [InlineData("")]
     [InlineData("ctl ")]
-    public void Who_never_asked_for_anything_makes_room_when_all_places_are_taken(string beginning)
+    public void If_all_places_are_taken_a_client_without_a_request_is_dropped(string beginning)
     {
         List<Talker> clients = [];
         // The first client sends a request and therefore always stays. The others are silent or stop in the middle of a greeting.
@@ -359,7 +359,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void The_socket_is_its_owners_and_its_file_goes_with_the_server()
+    public void The_socket_is_only_for_its_owner_and_its_file_is_removed_with_the_server()
     {
         Assert.Equal(0, Libc.Statx(Libc.AT_FDCWD, _path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status));
         Assert.Equal(Libc.S_IFSOCK | 0x180, status.Mode);
@@ -383,7 +383,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void A_dead_servers_socket_is_replaced_by_one_of_two_that_come_at_once()
+    public void A_dead_servers_socket_is_replaced_by_exactly_one_of_two_new_servers()
     {
         string dead = _folder["dead"];
         for (int round = 0; round < 20; round++)
@@ -434,7 +434,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [RootFact]
-    public void Another_user_is_refused_even_if_the_file_lets_him_in_unless_the_socket_was_inherited()
+    public void Another_user_is_refused_whatever_the_mode_of_the_file_unless_the_socket_was_inherited()
     {
         File.SetUnixFileMode(_folder.Path, (UnixFileMode)0x1ed);
         File.SetUnixFileMode(_path, (UnixFileMode)0x1b6);
@@ -452,7 +452,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void What_is_no_socket_is_not_adopted()
+    public void A_descriptor_that_is_not_a_socket_is_not_adopted()
     {
         int fd = Libc.EventFd(0, Libc.EFD_CLOEXEC);
         Assert.Equal(ExitCode.Usage, Assert.Throws<SnapuserdException>(() => ControlServer.Adopt(fd, Options())).Code);
@@ -462,7 +462,7 @@ public sealed class ControlServerTests : IDisposable
     [Theory]
     [InlineData(Libc.SHUT_RD)]
     [InlineData(Libc.SHUT_RDWR)]
-    public void A_socket_that_another_process_shuts_down_is_no_longer_served_and_that_is_said(int how)
+    public void A_socket_that_another_process_shuts_down_is_no_longer_served_and_a_report_says_so(int how)
     {
         int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
         Assert.Equal(0, Libc.Bind(fd, _folder["shut"]));
@@ -481,7 +481,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Ticks_come_while_they_are_due_and_not_otherwise()
+    public void Ticks_come_only_while_they_are_due()
     {
         Ticks ticks = new();
         using ControlServer server = ControlServer.Start(_folder["ticking"], new ControlOptions { Messages = _messages, Ticks = [ticks] });

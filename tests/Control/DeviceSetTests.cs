@@ -94,7 +94,7 @@ public sealed class DeviceSetTests : IDisposable
     }
 
     [RootFact]
-    public void A_source_that_has_bytes_of_the_base_is_known_with_them()
+    public void The_bytes_that_a_source_shares_with_the_base_are_known()
     {
         File.WriteAllBytes(_folder["disk"], new byte[128 << 10]);
         using LoopDevice target = new(_folder["disk"], "--sizelimit", $"{64 << 10}");
@@ -123,7 +123,7 @@ public sealed class DeviceSetTests : IDisposable
     }
 
     [Fact]
-    public void What_is_written_is_locked_until_it_is_closed_and_a_failure_leaves_no_lock()
+    public void Written_devices_are_locked_until_they_are_closed_and_a_failure_leaves_no_lock()
     {
         Refused(ExitCode.InputMissing, _folder["none"], () => Open("cow", "none", null));
         Refused(ExitCode.InputMissing, _folder["none"], () => Open("cow", "base", "none"));
@@ -143,7 +143,7 @@ public sealed class DeviceSetTests : IDisposable
     }
 
     [Fact]
-    public void The_mark_lies_beside_the_name_of_the_cow_if_that_leads_to_it()
+    public void The_marker_lies_beside_the_name_of_the_cow_if_that_name_leads_to_it()
     {
         DeviceOptions options = Options("cow", "base", null, true, false);
         using (DeviceSet same = new(options with { CowName = _folder["cow"], BaseName = "the base" }, _stop, _wakeUp))
@@ -179,7 +179,7 @@ public sealed class DeviceSetTests : IDisposable
     [InlineData(Errno.ENOMEM, ExitCode.OutOfResources)]
     [InlineData(Errno.EMFILE, ExitCode.OutOfResources)]
     [InlineData(Errno.ENFILE, ExitCode.OutOfResources)]
-    public void Without_a_ring_plain_calls_go_on_unless_it_was_asked_for(int errno, ExitCode code)
+    public void Without_io_uring_synchronous_calls_are_used_unless_it_was_required(int errno, ExitCode code)
     {
         List<string> reports = [];
         DeviceOptions options = Options("cow", "base", null, true, false) with { Report = reports.Add };
@@ -235,7 +235,7 @@ public sealed class DeviceSetTests : IDisposable
     }
 
     [Fact]
-    public void What_a_layer_may_share_with_a_device_below_it_is_read_and_not_written()
+    public void Devices_that_may_share_bytes_through_a_layer_can_be_read_but_not_written()
     {
         using FakeDevices devices = new();
         AddLayer(devices);
@@ -272,7 +272,7 @@ public sealed class DeviceSetTests : IDisposable
 
     /// <summary>The user says that the devices share no bytes. Any remaining refusal has another reason.</summary>
     [Fact]
-    public void What_a_layer_may_share_is_taken_as_separate_if_the_user_says_so()
+    public void Devices_that_may_share_bytes_count_as_separate_if_the_user_says_so()
     {
         using FakeDevices devices = new();
         AddLayer(devices);
@@ -335,7 +335,7 @@ public sealed class DeviceSetTests : IDisposable
     }
 
     [RootFact]
-    public void What_was_written_to_the_base_before_is_read_from_the_source()
+    public void Earlier_writes_to_the_base_are_seen_through_the_source()
     {
         File.WriteAllBytes(_folder["disk"], new byte[128 << 10]);
         using LoopDevice target = new(_folder["disk"], "--sizelimit", $"{64 << 10}");
@@ -356,7 +356,7 @@ public sealed class DeviceSetTests : IDisposable
     }
 
     [Fact]
-    public void Files_without_locks_are_refused_unless_they_may_go_without_which_is_told()
+    public void Files_without_locks_are_refused_unless_that_is_allowed_and_then_reported()
     {
         List<string> reports = [];
         DeviceOptions options = Options("cow", "base", null, true, false) with { Report = reports.Add };

@@ -109,7 +109,7 @@ public sealed class HandOverCallTests : IDisposable
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EIO)]
     [InlineData(Errno.ECONNRESET)]
-    public void Step_of_the_proxy_that_fails_is_told_and_nothing_follows_it(int errno)
+    public void A_failed_step_of_the_proxy_is_reported_and_ends_the_hand_over(int errno)
     {
         foreach ((string call, string what, int done) in new[]
         {

@@ -55,7 +55,7 @@ public sealed class HandOverTests : IDisposable
     [InlineData("")]
     [InlineData("b")]
     [InlineData("a")]
-    public void A_proxy_believes_no_other_answer_than_the_one_it_waits_for(string answer)
+    public void A_proxy_accepts_only_the_answer_that_it_waits_for(string answer)
     {
         string proxyPath = _folder["proxy"];
         int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(proxyPath, Libc.SOCK_SEQPACKET);
@@ -80,7 +80,7 @@ public sealed class HandOverTests : IDisposable
     }
 
     [Fact]
-    public void A_daemon_takes_no_byte_without_a_socket_and_waits_for_the_next_proxy_if_one_dies()
+    public void A_daemon_refuses_a_byte_without_a_socket_and_waits_for_the_next_proxy_if_one_dies()
     {
         string path = _folder["proxy"];
         using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
@@ -103,7 +103,7 @@ public sealed class HandOverTests : IDisposable
     }
 
     [Fact]
-    public void A_proxy_that_lets_no_client_in_is_no_proxy_yet()
+    public void A_proxy_that_accepts_no_client_counts_as_missing()
     {
         string path = _folder["proxy"];
         using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
@@ -134,7 +134,7 @@ public sealed class HandOverTests : IDisposable
     [InlineData(Errno.EINTR, false)]
     [InlineData(Errno.EPERM, true)]
     [InlineData(Errno.EACCES, true)]
-    public void A_daemon_looks_again_where_there_is_no_proxy_yet_and_tells_what_else_is_wrong(int errno, bool told)
+    public void A_daemon_tries_again_if_there_is_no_proxy_yet_and_reports_other_errors(int errno, bool told)
     {
         string path = _folder["proxy"], said = "";
         int taken = 0, connected = -1, closed = 0;
@@ -166,7 +166,7 @@ public sealed class HandOverTests : IDisposable
     [InlineData(Errno.ECONNRESET, false)]
     [InlineData(Errno.EPERM, true)]
     [InlineData(Errno.EIO, true)]
-    public void A_daemon_looks_again_when_the_proxy_has_gone_and_tells_what_else_is_wrong(int errno, bool told)
+    public void A_daemon_tries_again_if_the_proxy_has_gone_and_reports_other_errors(int errno, bool told)
     {
         string path = _folder["proxy"], said = "";
         int taken = 0, connected = -1, closed = 0, asked = 0, waits = 0;
@@ -203,7 +203,7 @@ public sealed class HandOverTests : IDisposable
     }
 
     [Fact]
-    public void A_daemon_that_waits_for_a_silent_proxy_hears_that_it_is_to_stop()
+    public void A_daemon_that_waits_for_a_silent_proxy_can_be_stopped()
     {
         string path = _folder["proxy"];
         using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
@@ -221,7 +221,7 @@ public sealed class HandOverTests : IDisposable
     }
 
     [Fact]
-    public void A_proxy_that_waits_for_a_silent_daemon_hears_that_it_is_to_stop()
+    public void A_proxy_that_waits_for_a_silent_daemon_can_be_stopped()
     {
         string path = _folder["proxy"];
         int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(path, Libc.SOCK_SEQPACKET);
@@ -245,7 +245,7 @@ public sealed class HandOverTests : IDisposable
     }
 
     [Fact]
-    public void A_proxy_that_is_told_to_stop_stops()
+    public void A_proxy_that_waits_for_a_daemon_to_connect_can_be_stopped()
     {
         int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(_folder["proxy"], Libc.SOCK_SEQPACKET);
         bool ready = false;
@@ -259,7 +259,7 @@ public sealed class HandOverTests : IDisposable
     [Theory]
     [InlineData(0u)]
     [InlineData(24u)]
-    public void A_property_is_set_in_the_words_of_bionic(uint answer)
+    public void A_property_is_set_by_the_protocol_of_bionic(uint answer)
     {
         string path = _folder["property_service"];
         Assert.Null(PropertyService.Set("snapuserd.ready", "true", path));

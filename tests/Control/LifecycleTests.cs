@@ -26,7 +26,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     public static IEnumerable<object[]> Chains => [["descending"], ["ascending"], ["ordered"], ["inverted"]];
 
     [Fact]
-    public void A_merge_that_was_paused_for_longer_than_a_second_goes_on_at_once_when_it_is_resumed()
+    public void A_merge_that_was_paused_for_longer_than_a_second_continues_at_once_when_it_is_resumed()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -51,7 +51,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void Mark_of_a_boot_goes_when_all_is_merged()
+    public void The_marker_of_a_boot_is_removed_when_all_is_merged()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -64,7 +64,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void Paused_before_it_begins_a_merge_does_not_begin_and_delays_no_other()
+    public void A_merge_that_is_paused_before_it_begins_does_not_begin_and_delays_no_other()
     {
         using SetFixture fixture = new(merges: 1);
         using Talker client = fixture.Client();
@@ -97,7 +97,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void The_last_one_in_the_way_that_is_paused_lets_the_next_one_pass()
+    public void A_paused_merge_in_the_queue_lets_the_next_one_pass()
     {
         using SetFixture fixture = new(merges: 1);
         using Talker client = fixture.Client();
@@ -116,7 +116,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void A_merge_with_a_rate_needs_ticks_from_the_moment_it_is_asked_for()
+    public void A_merge_with_a_rate_needs_ticks_from_its_request_on()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -134,7 +134,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void A_rate_slows_a_merge_down_and_its_end_lets_it_go()
+    public void A_rate_slows_a_merge_down_until_the_rate_is_removed()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -156,7 +156,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void Two_merge_at_a_time_and_the_next_begins_when_one_is_done_although_its_device_stays()
+    public void Two_merges_run_at_a_time_and_the_next_begins_when_one_is_done_even_if_its_device_stays()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -195,7 +195,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void One_that_is_not_served_does_not_stand_in_line()
+    public void A_snapshot_that_is_not_served_is_not_queued()
     {
         using SetFixture fixture = new(merges: 1);
         using Talker client = fixture.Client();
@@ -211,7 +211,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void One_that_fails_frees_its_place_counts_as_nothing_and_disturbs_no_other()
+    public void A_failed_merge_frees_its_slot_does_not_count_as_done_and_disturbs_no_other()
     {
         using SetFixture fixture = new(merges: 1, verifyFirst: false);
         using Talker client = fixture.Client();
@@ -237,7 +237,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void A_failed_merge_that_left_does_not_count_as_done()
+    public void A_failed_merge_of_a_removed_snapshot_does_not_count_as_done()
     {
         using SetFixture fixture = new(verifyFirst: false);
         using Talker client = fixture.Client();
@@ -253,7 +253,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
 
     [Theory]
     [MemberData(nameof(Chains))]
-    public void Restarted_at_random_moments_and_read_all_the_while_it_ends_in_the_target(string name)
+    public void A_merge_that_is_restarted_at_random_moments_and_read_meanwhile_ends_in_the_target(string name)
     {
         (byte[] cow, byte[] old, byte[] target) = Chain(name);
         using SetFixture fixture = new(foreign: false);
@@ -291,7 +291,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void Deleted_while_it_merges_it_stops_at_a_checkpoint_and_the_next_goes_on()
+    public void A_snapshot_deleted_during_its_merge_stops_at_a_checkpoint_and_the_next_continues()
     {
         using SetFixture fixture = new(foreign: false);
         using Talker client = fixture.Client();
@@ -347,7 +347,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void All_are_served_or_the_first_that_cannot_be_is_named()
+    public void All_snapshots_are_served_or_the_first_that_cannot_be_is_named()
     {
         using SetFixture fixture = new(foreign: false);
         foreach (string name in (string[])["a", "b", "c"]) _ = fixture.Files(name);
@@ -357,7 +357,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void Who_waits_for_all_to_be_served_hears_a_stop_meanwhile()
+    public void A_wait_for_all_snapshots_to_be_served_can_be_stopped()
     {
         using ManualResetEventSlim go = new();
         using SetFixture fixture = new(check: _ => go.Wait());

@@ -92,7 +92,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_new_mark_has_room_before_it_has_content_and_is_flushed_before_its_folder()
+    public void A_new_marker_is_allocated_before_it_is_written_and_flushed_before_its_folder()
     {
         Make([], new MarkerState(MarkerKind.Begun, s_digest, 7), 0);
         Assert.Equal(["open 0", "open new 66", "stat new", "read new", $"allocate new 1 0+{MergeMarker.Bytes}", "write new", "flush new",
@@ -128,7 +128,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData("flush", Errno.EIO)]
     [InlineData("flush", Errno.EPERM)]
     [InlineData("flush folder", Errno.EIO)]
-    public void A_mark_that_cannot_be_made_is_told_and_nothing_stays_open(string call, int errno)
+    public void A_marker_that_cannot_be_made_is_reported_and_nothing_stays_open(string call, int errno)
     {
         File.WriteAllBytes(Marker, []);
         Make(new() { [call] = -errno }, new MarkerState(MarkerKind.Maybe, s_digest), -errno);
@@ -137,7 +137,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_file_system_that_allocates_nothing_can_have_a_mark_and_one_without_a_flush_of_folders_says_so()
+    public void A_marker_needs_no_allocation_and_a_partial_write_is_an_error()
     {
         foreach (int errno in (int[])[Errno.EOPNOTSUPP, Errno.EIO, Errno.EPERM])
         {
@@ -153,7 +153,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_whose_folder_cannot_be_flushed_is_not_durable()
+    public void A_marker_whose_folder_cannot_be_flushed_is_not_durable()
     {
         // On known file systems a flush of the file system replaces that of the folder, so this file must be on an unknown one.
         foreach ((int folder, int all, int made, bool durable) in new[]
@@ -182,7 +182,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_is_removed_and_its_folder_flushed_and_nothing_is_said_where_that_fails()
+    public void A_marker_is_removed_and_its_folder_flushed_and_errors_of_that_are_ignored()
     {
         With([], () => MergeMarker.Remove(Cow));
         Assert.Equal(["open new 2", "open 2"], _calls);
@@ -205,7 +205,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData("begun\n", true)]
     [InlineData("notes", false)]
     [InlineData("notes", true)]
-    public void A_new_mark_that_a_killed_process_left_goes_with_the_mark(string text, bool marked)
+    public void A_new_mark_that_a_killed_process_left_is_removed_with_the_marker(string text, bool marked)
     {
         string left = Marker + ".new";
         File.WriteAllText(left, text);
@@ -228,7 +228,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData(Errno.EPERM, MarkerKind.Unreadable)]
     [InlineData(Errno.EACCES, MarkerKind.Unreadable)]
     [InlineData(Errno.EMFILE, MarkerKind.Unreadable)]
-    public void What_an_open_is_refused_with_tells_what_is_there(int errno, MarkerKind kind)
+    public void The_error_of_an_open_shows_the_kind_of_the_marker(int errno, MarkerKind kind)
     {
         MarkerState seen = default;
         With(new() { ["open"] = -errno }, () => seen = MergeMarker.Look(Cow));
@@ -248,7 +248,7 @@ public sealed class MergeMarkerTests : IDisposable
     [Theory]
     [InlineData("stat")]
     [InlineData("read")]
-    public void A_mark_that_cannot_be_read_is_not_taken_for_one_that_is_empty(string call)
+    public void An_unreadable_marker_is_not_taken_for_an_empty_one(string call)
     {
         File.WriteAllText(Marker, "");
         foreach (int errno in (int[])[Errno.EIO, Errno.EACCES])
@@ -263,7 +263,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_file_of_which_less_is_read_than_it_has_is_no_mark()
+    public void A_file_that_is_read_only_in_part_is_not_a_marker()
     {
         File.WriteAllText(Marker, "begun\n");
         MarkerState seen = default;
@@ -278,7 +278,7 @@ public sealed class MergeMarkerTests : IDisposable
     [Theory]
     [InlineData("begun", MarkerKind.Begun)]
     [InlineData("maybe", MarkerKind.Maybe)]
-    public void Every_part_of_a_mark_that_a_power_cut_can_leave_is_one_and_no_other_text_is(string word, MarkerKind kind)
+    public void Every_part_that_a_power_cut_can_leave_is_a_marker_and_no_other_text_is(string word, MarkerKind kind)
     {
         string digest = string.Concat(Enumerable.Repeat("0123456789abcdef", 4));
         byte[] whole = Encoding.ASCII.GetBytes(Text(word, digest, 0xfedcba9876543210));
@@ -307,7 +307,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void An_old_mark_is_one_with_zeros_after_it_and_with_nothing_else()
+    public void An_old_marker_is_valid_with_zeros_after_it_and_with_nothing_else()
     {
         byte[] old = "begun\n"u8.ToArray();
         for (int zeros = 0; zeros <= MergeMarker.Bytes - old.Length; zeros++)
@@ -346,7 +346,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void Mark_denies_a_start_that_it_is_sure_of()
+    public void A_marker_denies_a_start_that_contradicts_it()
     {
         foreach (MarkerKind kind in Enum.GetValues<MarkerKind>())
         {
@@ -360,7 +360,7 @@ public sealed class MergeMarkerTests : IDisposable
     [Theory]
     [InlineData("v3-lz4-descending")]
     [InlineData("v2-gz-xor")]
-    public void A_cow_is_checked_against_its_mark(string vector)
+    public void A_cow_is_checked_against_its_marker(string vector)
     {
         File.WriteAllBytes(Cow, Golden.Cow(vector));
         using CowFile file = ReadCow();
@@ -409,7 +409,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData(Errno.EMFILE, 71)]
     [InlineData(Errno.ENFILE, 71)]
     [InlineData(Errno.ENOMEM, 71)]
-    public void A_mark_that_cannot_be_read_or_written_stops_the_merge(int errno, int code)
+    public void A_marker_that_cannot_be_read_or_written_stops_the_merge(int errno, int code)
     {
         File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-descending"));
         using CowFile file = ReadCow();
@@ -439,7 +439,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_begins_is_written_down_with_its_digest_and_count_where_there_is_a_mark()
+    public void The_begin_of_a_merge_is_recorded_in_an_existing_marker_with_digest_and_count()
     {
         File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-descending"));
         using CowFile file = ReadCow();

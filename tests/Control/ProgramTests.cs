@@ -94,7 +94,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void Sigterm_ends_what_is_served_and_the_merge_goes_on_in_the_next_process()
+    public void Sigterm_ends_all_snapshots_and_the_next_process_continues_the_merge()
     {
         for (int round = 0; round < 2; round++)
         {
@@ -118,7 +118,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void Killed_it_leaves_a_socket_that_the_next_replaces_and_a_merge_that_it_finishes()
+    public void After_a_kill_the_next_daemon_replaces_the_socket_and_finishes_the_merge()
     {
         for (int round = 0; round < 4; round++)
         {
@@ -137,7 +137,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void A_name_that_is_no_file_name_is_refused_and_nothing_is_made_outside_the_folder()
+    public void A_name_that_is_not_a_file_name_is_refused_and_nothing_is_made_outside_the_folder()
     {
         Process daemon = Start("daemon", "--socket", _socket, "--device", "nbd", "--socket-folder", _folder["devices"]);
         using Talker client = Connect(daemon);
@@ -164,7 +164,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void Called_as_Android_calls_it_it_takes_Androids_flags()
+    public void Called_as_Android_calls_it_the_program_accepts_Androids_flags()
     {
         Process daemon = Start($"-socket={_socket}", "-user_snapshot", "--io_uring=true", "-noo_direct", "-worker_count", "2",
             "-cow-op-merge-size=0", "-device=nbd", "-socket_folder", _folder["devices"], "-log=stderr");
@@ -266,7 +266,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [RootFact]
-    public void A_proxy_that_lets_no_client_in_does_not_keep_the_daemon_from_its_signals()
+    public void A_proxy_that_accepts_no_client_does_not_keep_the_daemon_from_its_signals()
     {
         const string script = """
             set -eu
@@ -297,7 +297,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void What_cannot_be_served_at_boot_ends_it_and_all_others()
+    public void A_snapshot_that_cannot_be_served_at_boot_ends_the_daemon_with_all_others()
     {
         BinaryResult result = Binary.Run("-no_socket", "-user_snapshot", "-log=stderr", "--device=nbd",
             $"-socket_folder={_folder["devices"]}",
@@ -308,7 +308,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void Androids_own_argv_may_name_a_socket_beside_no_socket_which_is_not_made()
+    public void Androids_own_arguments_may_name_a_socket_with_no_socket_and_it_is_not_made()
     {
         BinaryResult result = Binary.Run("-no_socket", "-socket", _socket, "-log=stderr", "--device=nbd",
             $"-socket_folder={_folder["devices"]}", $"bad,{_folder["missing"]},{_folder["base"]},{_folder["base"]}");
@@ -317,7 +317,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void Signals_that_are_for_others_do_not_end_it()
+    public void Signals_with_other_purposes_do_not_end_the_daemon()
     {
         Process daemon = Start("daemon", "--socket", _socket, "--device", "nbd", "--socket-folder", _folder["devices"]);
         using Talker client = Connect(daemon);

@@ -223,7 +223,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Every_request_is_told_and_wakes_and_is_done_by_then()
+    public void Every_request_takes_effect_before_it_wakes_and_notifies()
     {
         Snapshot one = Make();
         Assert.Throws<InvalidOperationException>(() => one.Engine);
@@ -268,7 +268,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Merge_is_not_for_one_that_is_only_read_and_not_for_one_whose_merges_have_ended()
+    public void A_snapshot_that_is_only_read_or_whose_merges_have_ended_cannot_be_merged()
     {
         Snapshot reading = Serving(writes: false);
         Assert.False(reading.CanMerge);
@@ -283,7 +283,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Ticks_are_needed_by_a_merge_with_a_rate_that_is_asked_for_and_not_over()
+    public void Ticks_are_needed_by_a_merge_with_a_rate_from_its_request_to_its_end()
     {
         Snapshot one = Serving();
         Assert.False(one.NeedsTicks);
@@ -401,7 +401,7 @@ public sealed class SnapshotTests : IDisposable
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Merge_that_is_stopped_or_ended_in_its_midst_is_served_as_before(bool stop)
+    public void A_snapshot_whose_merge_is_stopped_half_way_is_served_as_before(bool stop)
     {
         Snapshot one = Serving();
         _watcher.AtCheck = _ =>
@@ -419,7 +419,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Merge_that_is_stopped_before_it_began_is_told_of()
+    public void A_merge_that_is_stopped_before_it_began_is_reported()
     {
         Snapshot one = Serving();
         Assert.True(one.RequestMerge());
@@ -432,7 +432,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Failures_have_their_exit_codes_and_only_those_of_devices_take_what_the_kernel_has_noted()
+    public void Failures_have_exit_codes_and_only_device_failures_take_the_errors_noted_by_the_kernel()
     {
         foreach ((Exception thrown, ExitCode code) in ((Exception, ExitCode)[])[
             (new OutOfMemoryException("m"), ExitCode.OutOfResources), (new InvalidOperationException("i"), ExitCode.Internal),
@@ -455,7 +455,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Place_in_the_line_is_given_up_by_a_pause_an_end_and_a_failure()
+    public void A_pause_an_end_and_a_failure_give_up_the_place_in_the_queue()
     {
         MergeSlots slots = new(new MemoryBudget(16 << 20, 1), 1);
         using WakeUp second = new();
@@ -490,7 +490,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void One_that_goes_while_it_waits_in_line_lets_the_next_one_in()
+    public void A_snapshot_that_ends_while_it_is_queued_lets_the_next_one_in()
     {
         MergeSlots slots = new(new MemoryBudget(16 << 20, 1), 1);
         Snapshot first = Serving(slots: slots);
@@ -503,7 +503,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Pause_keeps_a_merge_in_line_and_not_one_that_an_earlier_process_has_finished()
+    public void A_pause_delays_the_confirmation_of_a_merge_that_an_earlier_process_has_finished()
     {
         Count();
         Snapshot one = Serving();
@@ -526,7 +526,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Nothing_to_do_is_waited_for_and_a_server_in_trouble_ends_it()
+    public void A_snapshot_without_work_waits_and_a_failed_server_ends_it()
     {
         foreach (bool failure in (bool[])[false, true])
         {
@@ -556,7 +556,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Queue_that_broke_is_not_waited_for_and_leaves_locks_to_the_holders_of_the_descriptors()
+    public void A_broken_queue_is_not_waited_for_and_leaves_locks_to_the_holders_of_the_descriptors()
     {
         Snapshot one = Make(io: IoChoice.Uring, signalled: () => ++_looks > 1000);
         one.Open();
@@ -615,7 +615,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Cow_that_its_mark_contradicts_is_not_served()
+    public void A_cow_that_its_marker_contradicts_is_not_served()
     {
         File.WriteAllText(_folder["cow.merging"], $"begun {new string('6', 64)} 0000000000000000\n");
         Snapshot one = Make();
@@ -625,7 +625,7 @@ public sealed class SnapshotTests : IDisposable
     [Theory]
     [InlineData(null, 1)]
     [InlineData(5, 5)]
-    public void Merge_that_goes_on_has_the_count_of_those_before(int? told, int resumed)
+    public void A_continued_merge_has_the_resume_count_of_earlier_processes(int? told, int resumed)
     {
         string half = Golden.Halves.First(one => one.NumMergeOps > 0).Name;
         Files(Golden.HalfCow(half), Golden.HalfBase(half));
@@ -641,7 +641,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void One_that_is_only_read_is_merged_if_its_devices_can_be_flushed_or_have_no_flush()
+    public void A_merged_snapshot_that_is_only_read_counts_if_its_devices_can_be_flushed_or_have_no_flush()
     {
         Count();
         foreach ((int errno, string refused) in new[] { (0, ""), (Errno.EROFS, "cow"), (Errno.EPERM, "base"), (Errno.EINVAL, "cow") })
@@ -670,7 +670,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void One_whose_mapped_device_stands_on_the_base_has_nothing_to_serve()
+    public void A_snapshot_whose_mapped_device_is_on_the_base_has_nothing_to_serve()
     {
         Count();
         _kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Active = OnBase };
@@ -688,7 +688,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Mapped_device_that_stands_on_a_base_that_is_not_merged_is_76()
+    public void A_mapped_device_on_a_base_that_is_not_merged_is_76()
     {
         _kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Active = OnBase };
         Snapshot one = Make(mapper: true);
@@ -697,7 +697,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Table_that_a_killed_process_left_is_dropped_first()
+    public void The_table_of_a_killed_process_is_dropped_first()
     {
         _kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Active = Served, Inactive = OnBase };
         Snapshot one = Make(mapper: true);
@@ -711,7 +711,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Mapped_device_goes_with_the_server_unless_it_is_open()
+    public void The_mapped_device_is_removed_with_the_server_unless_it_is_open()
     {
         _kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Active = Served, Open = 1 };
         Snapshot one = Serving(mapper: true);
@@ -771,7 +771,7 @@ public sealed class SnapshotTests : IDisposable
     [InlineData(Errno.EIO)]
     [InlineData(Errno.EPERM)]
     [InlineData(Errno.EROFS)]
-    public void Stop_at_the_end_of_a_merge_hands_over_still_and_a_failure_of_that_is_the_result(int errno)
+    public void A_stop_at_the_end_of_a_merge_still_hands_over_and_a_failure_of_that_is_the_result(int errno)
     {
         Snapshot one = Serving(mapper: true);
         Assert.True(one.RequestMerge());
@@ -799,7 +799,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Hand_over_that_failed_is_not_tried_again()
+    public void A_failed_hand_over_is_not_tried_again()
     {
         Snapshot one = Serving(mapper: true);
         Assert.True(one.RequestMerge());
@@ -841,7 +841,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [RootFact]
-    public void Base_is_given_up_before_the_table_that_stands_on_it_is_loaded()
+    public void The_base_is_closed_before_a_table_over_it_is_loaded()
     {
         using LoopDevice loop = new(_folder["base"]);
         Snapshot one = Make(mapper: true, path: loop.Path);

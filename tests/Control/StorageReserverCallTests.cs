@@ -163,7 +163,7 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     [Fact]
-    public void A_long_hole_is_reserved_in_parts_and_a_stop_is_heard_between_them()
+    public void A_long_hole_is_reserved_in_parts_and_a_stop_takes_effect_between_them()
     {
         _size = 1000 * Mebibyte;
         Reserve(new ByteRange(Mebibyte, 600 * Mebibyte));
@@ -213,7 +213,7 @@ public sealed class StorageReserverCallTests : IDisposable
     [InlineData(4 * Page, -Errno.EIO)]
     [InlineData(0, 0)]
     [InlineData(Page - 1, 0)]
-    public void Holes_that_a_file_system_tells_nonsense_about_are_not_known(long hole, long end)
+    public void Holes_count_as_unknown_if_the_file_system_reports_nonsense(long hole, long end)
     {
         // The first hole, and its end; the second range is after both.
         Data((0, _size));
@@ -228,7 +228,7 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     [Fact]
-    public void Blocks_that_are_reserved_already_are_not_asked_for_and_room_for_the_rest_is_enough()
+    public void Free_space_is_needed_only_for_blocks_that_are_not_reserved_yet()
     {
         // Two pages of data, one byte of which is the last of the file, and three pages already reserved.
         Data((0, 2 * Page), (_size - 1, _size));
@@ -254,7 +254,7 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     [Fact]
-    public void Room_for_root_is_counted_for_root_only_and_a_file_system_that_counts_none_has_enough()
+    public void Space_for_root_counts_only_for_root_and_a_file_system_without_counts_has_enough()
     {
         _system.Bsize = 512;
         (_system.Bfree, _system.Bavail) = (8, 7);
@@ -288,7 +288,7 @@ public sealed class StorageReserverCallTests : IDisposable
     [Theory]
     [InlineData(Errno.ENOSPC)]
     [InlineData(Errno.EDQUOT)]
-    public void A_file_system_that_is_full_in_the_midst_says_what_is_missing_still(int errno)
+    public void A_file_system_that_gets_full_half_way_reports_the_bytes_that_are_still_missing(int errno)
     {
         _size = 1000 * Mebibyte;
         (_system.Bsize, _system.Blocks, _system.Bfree, _system.Bavail) = (1, 1, 600 << 20, 600 << 20);
@@ -320,7 +320,7 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     [Fact]
-    public void A_call_that_signals_interrupt_is_made_a_thousand_times_and_every_part_has_as_many()
+    public void An_interrupted_call_is_made_up_to_a_thousand_times_for_every_part()
     {
         int asked = 0, interruptions = 999;
         _allocate = (_, _, _) => asked++ % (interruptions + 1) < interruptions ? -Errno.EINTR : 0;
@@ -336,7 +336,7 @@ public sealed class StorageReserverCallTests : IDisposable
     [InlineData(Errno.EIO)]
     [InlineData(Errno.EFBIG)]
     [InlineData(Errno.EBADF)]
-    public void A_reservation_that_fails_otherwise_is_told_with_its_place(int errno)
+    public void Other_errors_of_a_reservation_are_reported_with_their_offset(int errno)
     {
         _allocate = (_, at, _) => at == 16384 ? -errno : 0;
         Assert.Equal($"74 the file: reserving 8192 bytes at 16384 failed: {ErrnoText.Of(errno)}; nothing was written",
@@ -352,7 +352,7 @@ public sealed class StorageReserverCallTests : IDisposable
     [InlineData(Errno.EACCES)]
     [InlineData(Errno.EINVAL)]
     [InlineData(Errno.ENODEV)]
-    public void A_file_system_with_one_mode_is_asked_in_that_and_one_without_any_is_told_of(int errno)
+    public void The_mode_that_a_file_system_has_is_used_and_one_without_any_mode_is_reported(int errno)
     {
         int refused = 0;
         _allocate = (mode, _, _) =>
@@ -374,7 +374,7 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     [Fact]
-    public void A_file_that_cannot_be_looked_at_is_left_alone()
+    public void A_file_that_cannot_be_inspected_is_left_alone()
     {
         _statx = _ => -Errno.EIO;
         Reserve(Pages(0, 1));

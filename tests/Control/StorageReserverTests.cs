@@ -41,7 +41,7 @@ public sealed class StorageReserverTests : IDisposable
 
     [RootTheory]
     [MemberData(nameof(Layouts))]
-    public void Holes_that_are_written_are_reserved_and_no_other_byte_of_room(string layout, int moved)
+    public void Only_holes_that_will_be_written_are_reserved(string layout, int moved)
     {
         using TmpFs system = new(2 << 20);
         string[] parts = layout.Split(';');
@@ -67,7 +67,7 @@ public sealed class StorageReserverTests : IDisposable
     }
 
     [RootFact]
-    public void Room_for_all_but_a_page_is_too_little_and_room_that_is_reserved_counts()
+    public void One_missing_page_of_space_is_an_error_and_space_that_is_reserved_counts()
     {
         using TmpFs system = new(2 << 20);
         system.WriteSparse("file", new byte[Pages * Page]);
@@ -131,7 +131,7 @@ public sealed class StorageReserverTests : IDisposable
     }
 
     [RootFact]
-    public void A_stop_is_heard_before_anything_is_reserved()
+    public void A_stop_takes_effect_before_anything_is_reserved()
     {
         using TmpFs system = new(2 << 20);
         system.WriteSparse("file", new byte[Pages * Page]);
@@ -144,7 +144,7 @@ public sealed class StorageReserverTests : IDisposable
     }
 
     [RootFact]
-    public void Where_holes_are_not_known_a_file_without_room_for_them_is_told_of()
+    public void If_holes_are_unknown_a_file_without_space_for_them_is_reported()
     {
         using TmpFs system = TmpFs.WithoutHoles();
         foreach ((string name, int pages) in new[] { ("dense", 3), ("sparse", 2) })
@@ -161,7 +161,7 @@ public sealed class StorageReserverTests : IDisposable
     }
 
     [Fact]
-    public void A_limit_on_the_size_of_files_is_told_with_the_last_byte_that_is_written()
+    public void A_limit_on_the_size_of_files_is_reported_with_the_last_byte_to_write()
     {
         const long end = 1L << 40;
         Assert.Equal(0, Libc.GetLimit(Libc.RLIMIT_FSIZE, out ResourceLimit before));

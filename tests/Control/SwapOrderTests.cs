@@ -77,7 +77,7 @@ public sealed class SwapOrderTests : IDisposable
     }
 
     [Fact]
-    public void The_mapped_device_stands_on_the_base_when_base_and_cow_are_flushed()
+    public void The_mapped_device_is_on_the_base_only_after_base_and_cow_are_flushed()
     {
         Serve();
         Assert.True(_snapshot.RequestMerge());
@@ -96,7 +96,7 @@ public sealed class SwapOrderTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void The_mapped_device_stays_where_it_is_when_one_of_them_cannot_be_flushed(string refused)
+    public void The_mapped_device_stays_on_the_server_if_base_or_cow_cannot_be_flushed(string refused)
     {
         Serve();
         Assert.True(_snapshot.RequestMerge());
@@ -124,7 +124,7 @@ public sealed class SwapOrderTests : IDisposable
     }
 
     [Fact]
-    public void A_snapshot_that_is_stopped_and_was_not_to_merge_ends_well()
+    public void A_stopped_snapshot_without_a_requested_merge_ends_with_success()
     {
         Serve();
         _snapshot.RequestStop();
@@ -133,7 +133,7 @@ public sealed class SwapOrderTests : IDisposable
     }
 
     [Fact]
-    public void A_snapshot_says_that_all_is_merged_when_base_and_cow_are_flushed()
+    public void A_snapshot_reports_that_all_is_merged_only_after_base_and_cow_are_flushed()
     {
         // The count may come from the page cache, where a killed server left it unflushed.
         Count();
@@ -146,7 +146,7 @@ public sealed class SwapOrderTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void A_snapshot_does_not_say_that_all_is_merged_when_one_of_them_cannot_be_flushed(string refused)
+    public void A_snapshot_does_not_report_that_all_is_merged_if_base_or_cow_cannot_be_flushed(string refused)
     {
         Count();
         _refused = refused;

@@ -88,7 +88,7 @@ public sealed class UpdateVerifierTests
     [InlineData(2 * GiB, 1, 1 << 20)]
     [InlineData((2 * GiB) + 4096, 3, 1 << 20)]
     [InlineData((3 * GiB) + (5 << 20) + 8192, 3, 1 << 20)]
-    public void Every_byte_is_asked_for_once_in_requests_of_the_size_for_that_device(long length, int threads, int bytes)
+    public void Every_byte_is_read_once_in_requests_of_the_size_for_that_device(long length, int threads, int bytes)
     {
         using TempFolder folder = new();
         ConcurrentBag<(long Offset, int Length)> seen = [];
@@ -107,7 +107,7 @@ public sealed class UpdateVerifierTests
     }
 
     [Fact]
-    public void Read_that_fails_is_a_failure_and_told_once_with_its_place()
+    public void A_failed_read_is_a_failure_and_reported_once_with_its_offset()
     {
         using TempFolder folder = new();
         List<string> told = [];
@@ -130,7 +130,7 @@ public sealed class UpdateVerifierTests
     }
 
     [Fact]
-    public void Short_reads_go_on()
+    public void Short_reads_are_continued()
     {
         using TempFolder folder = new();
         using UpdateVerifier verifier = WithoutDevice(Image(folder, 4 << 20), [], request => Math.Min(request.Buffer.Length, 64 << 10));
@@ -141,7 +141,7 @@ public sealed class UpdateVerifierTests
     [Theory]
     [InlineData(4097)]
     [InlineData(512)]
-    public void Device_without_whole_blocks_is_a_failure(long length)
+    public void A_device_whose_length_is_not_a_multiple_of_a_block_is_a_failure(long length)
     {
         using TempFolder folder = new();
         List<string> told = [];
@@ -152,7 +152,7 @@ public sealed class UpdateVerifierTests
     }
 
     [Fact]
-    public void Device_that_is_not_there_and_kernel_without_a_ring_are_failures()
+    public void A_missing_device_and_a_kernel_without_io_uring_are_failures()
     {
         using TempFolder folder = new();
         using UpdateVerifier missing = new(folder["none"], _ => { });
@@ -171,7 +171,7 @@ public sealed class UpdateVerifierTests
     }
 
     [Fact]
-    public void Stop_ends_it_and_what_is_not_known_stays_unknown()
+    public void A_stop_ends_the_verifier_and_an_unknown_result_stays_unknown()
     {
         using TempFolder folder = new();
         using ManualResetEventSlim reading = new(), stopped = new();

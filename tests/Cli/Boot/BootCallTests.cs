@@ -74,7 +74,7 @@ public sealed class BootCallTests : IDisposable
     [InlineData(-Errno.EINTR, ExitCode.InputMissing)]
     [InlineData(-Errno.EPERM, ExitCode.Internal)]
     [InlineData(-Errno.ECHILD, ExitCode.Internal)]
-    public void A_merge_is_waited_for_until_its_end_or_a_failure_of_waiting(int answer, ExitCode code)
+    public void A_boot_waits_for_a_merge_until_it_ends_or_waiting_fails(int answer, ExitCode code)
     {
         using BootSystem system = System();
         int child = 0, times = 0;
@@ -151,7 +151,7 @@ public sealed class BootCallTests : IDisposable
     [InlineData(Tell + "; exit 66", ExitCode.Done)]
     [InlineData("perl -e 'open F, \">&=$ARGV[0]\" or die; print F \"x\"' $1; exit 66", ExitCode.Done)]
     [InlineData("exit 66", ExitCode.InputMissing)]
-    public void A_server_that_told_and_ended_between_two_looks_was_ready(string script, ExitCode code)
+    public void A_server_that_reported_and_ended_between_two_checks_was_ready(string script, ExitCode code)
     {
         using BootSystem system = System();
         bool first = true;
@@ -185,7 +185,7 @@ public sealed class BootCallTests : IDisposable
     }
 
     [Fact]
-    public void A_server_that_closed_the_descriptor_is_looked_at_now_and_then()
+    public void A_server_that_closed_the_descriptor_is_checked_at_intervals()
     {
         using BootSystem system = System();
         // The server ends during the pause, which comes only after the descriptor is closed.
@@ -310,7 +310,7 @@ public sealed class BootCallTests : IDisposable
     [InlineData("", false)]
     [InlineData("/dev/ublkb987654", true)]
     [InlineData("/dev/ublkc987654", true)]
-    public void A_number_is_taken_if_one_of_its_nodes_is_there(string node, bool taken)
+    public void A_number_is_taken_if_one_of_its_nodes_exists(string node, bool taken)
     {
         using BootSystem system = System();
         Seeing(node, () => Assert.Equal(taken, system.IsUblkTaken(987_654)));
@@ -348,7 +348,7 @@ public sealed class BootCallTests : IDisposable
     }
 
     [Fact]
-    public void A_check_of_the_payloads_tells_what_the_system_lacks()
+    public void A_check_of_the_payloads_reports_missing_features_of_the_system()
     {
         File.WriteAllBytes(_folder["cow"], Golden.Cow("v3-lz4-64k-xor"));
         File.WriteAllBytes(_folder["base"], Golden.Old);
@@ -359,7 +359,7 @@ public sealed class BootCallTests : IDisposable
     }
 
     [Fact]
-    public void A_row_is_old_if_its_device_stands_on_its_base_and_cannot_be_written()
+    public void A_row_is_old_if_its_device_is_on_its_base_and_read_only()
     {
         uint minor = 3;
         using BootSystem system = Mapped(() => minor);
@@ -377,7 +377,7 @@ public sealed class BootCallTests : IDisposable
     }
 
     [Fact]
-    public void A_table_that_a_killed_process_left_is_dropped_before_the_base_is_looked_at()
+    public void The_table_of_a_killed_process_is_dropped_before_the_base_is_inspected()
     {
         string? pending = "";
         uint minor = 3;

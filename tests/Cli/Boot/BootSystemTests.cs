@@ -62,7 +62,7 @@ public sealed class BootSystemTests : IDisposable
     }
 
     [Fact]
-    public void A_server_that_is_ready_goes_on_in_a_session_of_its_own_without_our_streams()
+    public void A_ready_server_continues_in_its_own_session_without_our_streams()
     {
         string script = $$"""
             cd {{_folder.Path}}
@@ -92,7 +92,7 @@ public sealed class BootSystemTests : IDisposable
     }
 
     [Fact]
-    public void The_folder_of_the_sockets_may_be_there_and_must_be_possible()
+    public void The_folder_of_the_sockets_may_exist_and_must_be_creatable()
     {
         Directory.CreateDirectory(_folder["run/control"]);
         Assert.Equal(ExitCode.InputMissing, _system.Serve(["sh", "-c", "exit 66"]));
@@ -147,7 +147,7 @@ public sealed class BootSystemTests : IDisposable
     }
 
     [Fact]
-    public void What_the_system_has_is_looked_for_in_dev()
+    public void The_features_of_the_system_are_looked_for_in_dev()
     {
         Assert.Equal(File.Exists("/dev/ublk-control"), _system.HasUblk);
         Assert.False(_system.IsUblkTaken(987_654));

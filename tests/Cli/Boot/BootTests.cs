@@ -178,7 +178,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Mark_says_of_a_full_image_whether_the_base_is_the_old_one()
+    public void The_marker_of_a_full_image_says_whether_the_base_is_the_old_image()
     {
         _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row(given: Given.FullImage));
@@ -225,7 +225,7 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.Begun, nameof(MergePolicy.Background), "failed", "serve --merge")]
     [InlineData(Given.Begun, nameof(MergePolicy.Before), "failed", "merge")]
     [InlineData(Given.NoScratch, nameof(MergePolicy.Before), "failed", "merge")]
-    public void What_an_earlier_boot_took_for_old_is_old_again_although_its_own_device_has_the_base(Given given, string policy,
+    public void A_row_that_an_earlier_boot_made_old_is_old_again_although_its_own_device_holds_the_base(Given given, string policy,
         string state, string done)
     {
         (_system.Old, _system.ServeCode, _system.MergeCode) = (true, ExitCode.InUse, ExitCode.InUse);
@@ -254,7 +254,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_began_since_the_look_at_its_row_leaves_no_old_image()
+    public void A_merge_that_began_after_its_row_was_inspected_leaves_no_old_image()
     {
         BootRow row = Row();
         // Another engine merges during the check of the payloads, which then become unreadable.
@@ -278,7 +278,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_row_whose_server_has_ended_meanwhile_is_looked_at_again()
+    public void A_row_whose_server_has_ended_meanwhile_is_inspected_again()
     {
         BootRow row = Row();
         _system.Server = _ => _system.Pauses < 3 ? new RowServer(false, true, "it is about to end") : null;
@@ -316,7 +316,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_was_not_requested_is_not_begun_where_nothing_shows_whether_it_was()
+    public void An_unrequested_merge_is_not_begun_if_it_is_unknown_whether_it_has_begun()
     {
         BootRow row = Row(given: Given.NoScratch);
         _system.ServeCode = ExitCode.Unavailable;
@@ -336,7 +336,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_cow_that_is_gone_is_an_update_that_never_was_only_without_a_mark()
+    public void A_missing_cow_means_no_update_only_without_a_marker()
     {
         BootRow row = Row(given: Given.Absent);
         File.WriteAllText(Mark(row), "");
@@ -390,7 +390,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void The_same_cow_is_the_same_wherever_it_came_from_as_long_as_it_is_not_older()
+    public void A_restored_copy_of_a_cow_is_accepted_unless_it_is_older()
     {
         BootRow row = Row(given: Given.Begun);
         byte[] cow = File.ReadAllBytes(row.Cow);
@@ -413,7 +413,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_Android_began_is_bound_before_it_is_served_and_a_doubtful_one_as_well()
+    public void A_merge_that_Android_began_or_may_have_begun_gets_a_marker_before_it_is_served()
     {
         BootRow row = Row(given: Given.Begun);
         byte[] cow = File.ReadAllBytes(row.Cow);
@@ -441,7 +441,7 @@ public sealed class BootTests : IDisposable
     [InlineData("scratch")]
     [InlineData("ops")]
     [InlineData("payload")]
-    public void An_interrupted_copy_is_the_old_image_without_a_mark_or_with_an_empty_one_and_fails_with_any_other(string cut)
+    public void An_interrupted_copy_is_old_without_a_marker_or_with_an_empty_one_and_fails_with_any_other(string cut)
     {
         byte[] whole = Golden.Cow("v3-lz4-64k-xor");
         byte[] bytes = cut switch
@@ -476,7 +476,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Old_image_boots_on_when_the_cow_is_deleted_after_a_rollback()
+    public void The_old_image_still_boots_after_a_rollback_if_the_cow_is_deleted()
     {
         BootRow row = Row();
         Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
@@ -487,7 +487,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_beside_a_merged_cow_goes()
+    public void The_marker_beside_a_merged_cow_is_removed()
     {
         BootRow row = Row(given: Given.Merged);
         File.WriteAllText(Mark(row), "");
@@ -496,7 +496,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_that_cannot_be_made_leaves_the_row_served_and_unmerged()
+    public void A_marker_that_cannot_be_made_leaves_the_row_served_and_unmerged()
     {
         BootRow row = Row(given: Given.Begun);
         Directory.CreateDirectory(Mark(row));
@@ -508,7 +508,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_foreign_file_where_the_mark_would_be_stays_what_it_is()
+    public void A_foreign_file_with_the_name_of_the_marker_stays_unchanged()
     {
         foreach (Given given in new[] { Given.Untouched, Given.Begun, Given.NoScratch })
         {
@@ -523,7 +523,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void What_comes_late_is_waited_for_and_what_does_not_come_fails_with_66()
+    public void Late_devices_are_waited_for_and_missing_ones_fail_with_66()
     {
         BootRow row = Row();
         string late = row.Base + ".late";
@@ -561,7 +561,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Later_phases_wait_with_their_merges()
+    public void Rows_of_later_phases_are_not_merged_before_earlier_ones()
     {
         (List<RowResult> rows, _) = Boot(Options(), Row("c", phase: 3), Row("a", Given.Absent), Row("b2", phase: 2), Row("b1", phase: 2));
         Assert.Equal(["a plain", "b2 served", "b1 served", "c served"], rows.Select(one => $"{one.Row.Name} {one.State}"));
@@ -570,7 +570,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_phase_with_a_row_that_failed_or_is_old_holds_later_ones()
+    public void A_row_that_failed_or_is_old_holds_the_merges_of_later_phases()
     {
         foreach (Given given in new[] { Given.Garbage, Given.DamagedOps })
         {
@@ -583,7 +583,7 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.Garbage, "failed")]
     [InlineData(Given.DamagedOps, "old")]
     [InlineData(Given.Begun, "served")]
-    public void Nothing_is_merged_before_mounting_that_an_earlier_phase_holds(Given first, string state)
+    public void No_row_that_an_earlier_phase_holds_is_merged_before_mounting(Given first, string state)
     {
         _system.MergeCode = ExitCode.InputOutput;
         foreach (Given later in new[] { Given.Untouched, Given.NoScratch, Given.Begun })
@@ -599,7 +599,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void What_an_earlier_phase_holds_and_cannot_be_served_is_merged_only_if_it_has_begun()
+    public void A_held_row_that_cannot_be_served_is_merged_only_if_its_merge_has_begun()
     {
         _system.ServeCode = ExitCode.Unavailable;
         foreach (MergePolicy policy in new[] { MergePolicy.Before, MergePolicy.Background })
@@ -623,7 +623,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Each_server_has_a_number_of_its_own_and_leaves_those_of_others_alone()
+    public void Each_server_has_its_own_number_and_never_that_of_another()
     {
         _system.Taken.Add(1);
         (List<RowResult> rows, _) = Boot(Options(), Row("a"), Row("b"), Row("c"), Row("d", Given.Absent), Row("e"));
@@ -632,7 +632,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_server_is_told_all_it_needs()
+    public void The_command_line_of_a_server_has_all_options()
     {
         BootRow row = Row() with { Source = _folder["root.img"] };
         RowResult result = Boot(Options(), row).Rows[0];
@@ -692,7 +692,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Who_listens_and_does_not_serve_the_row_fails_it()
+    public void A_row_fails_if_another_program_listens_on_its_socket()
     {
         _system.Server = _ => new RowServer(false, false, "another process is there");
         foreach (Given given in new[] { Given.Absent, Given.Untouched, Given.Begun, Given.Merged, Given.DamagedOps, Given.NoScratch })
@@ -724,7 +724,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_cow_that_another_process_has_while_it_is_verified_is_not_taken_for_damaged()
+    public void A_cow_that_another_process_uses_during_its_check_does_not_count_as_damaged()
     {
         _system.Damage = new SnapuserdException(ExitCode.InUse, "it is locked");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row());
@@ -732,7 +732,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Two_boots_wait_for_each_other_and_not_for_ever()
+    public void A_boot_waits_for_another_one_with_a_time_limit()
     {
         string folder = _folder["run"];
         ListLog log = new(_log);
@@ -757,7 +757,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_device_mapper_that_fails_is_the_code_of_the_row()
+    public void The_error_of_the_device_mapper_is_the_code_of_the_row()
     {
         _system.NoMapper = new SnapuserdException(ExitCode.Unavailable, "no device mapper");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row(given: Given.Absent), Row("b", Given.Garbage));
@@ -771,7 +771,7 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.NoScratch, nameof(MergePolicy.Background), "serve --merge")]
     [InlineData(Given.Begun, nameof(MergePolicy.Before), "merge")]
     [InlineData(Given.Begun, nameof(MergePolicy.Background), "serve --merge,merge")]
-    public void Without_a_device_mapper_only_what_has_begun_is_merged(Given given, string policy, string done)
+    public void Without_a_device_mapper_only_merges_that_have_begun_are_finished(Given given, string policy, string done)
     {
         (_system.NoMapper, _system.ServeCode) = (new SnapuserdException(ExitCode.Unavailable, "no device mapper"), ExitCode.InputOutput);
         BootRow row = Row(given: given);
@@ -811,7 +811,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void An_image_is_given_up_by_noresume_with_a_warning_and_never_waited_for()
+    public void With_noresume_an_image_is_discarded_with_a_warning_and_not_waited_for()
     {
         (_system.Look, _system.MissingResume) = (() => s_image, () => throw new InvalidOperationException("nothing is to be waited for"));
         Assert.Equal("served", Boot(Options() with { NoResume = "noresume", Wait = 30 }, Row()).Rows[0].State);
@@ -820,7 +820,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void The_device_of_resume_is_waited_for_and_its_image_seen()
+    public void The_device_of_resume_is_waited_for_and_its_image_found()
     {
         bool there = false;
         (_system.MissingResume, _system.Look) = (() => there ? null : "UUID=1", () => there ? s_image : HibernationLook.Nothing);
@@ -830,7 +830,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_disk_with_an_image_that_comes_while_a_base_is_waited_for_is_seen()
+    public void An_image_on_a_disk_that_appears_during_the_wait_for_a_base_is_found()
     {
         BootRow row = Row();
         File.Move(row.Base, row.Base + ".away");
@@ -849,7 +849,7 @@ public sealed class BootTests : IDisposable
     [Theory]
     [InlineData(false, 120)]
     [InlineData(true, 0)]
-    public void A_device_of_resume_that_never_comes_is_told_and_the_boot_goes_on(bool afterResume, int pauses)
+    public void A_device_of_resume_that_never_appears_is_reported_and_the_boot_continues(bool afterResume, int pauses)
     {
         (_system.MissingResume, _system.Look) =
             (() => "UUID=1", () => new HibernationLook(null, ["resume= is UUID=1, which is not there"]));
@@ -860,7 +860,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_dry_run_tells_of_each_row_once()
+    public void A_dry_run_reports_each_row_once()
     {
         BootRow[] rows = [Row("bad", Given.Garbage), Row("old", Given.DamagedOps), Row("new"), Row("none", Given.Absent)];
         (List<RowResult> results, ExitCode code) = Boot(Options() with { DryRun = true }, rows);

@@ -24,11 +24,11 @@ public sealed class CowFolderTests
     [InlineData(Libc.SQUASHFS_MAGIC, false)]
     [InlineData(Libc.EROFS_SUPER_MAGIC_V1, false)]
     [InlineData(Libc.AUTOFS_SUPER_MAGIC, false)]
-    public void Absent_is_believed_on_what_can_have_kept_a_cow(long type, bool believed) =>
+    public void A_missing_cow_means_no_update_only_on_a_file_system_that_can_keep_one(long type, bool believed) =>
         Assert.Equal(believed, CowFolder.TypeOf(type) == null);
 
     [Fact]
-    public void What_is_no_folder_is_doubtful() => Assert.Contains("cannot be looked at", CowFolder.Doubt("/snapuserd-no-such-folder"));
+    public void A_missing_folder_is_doubtful() => Assert.Contains("cannot be looked at", CowFolder.Doubt("/snapuserd-no-such-folder"));
 
     [Fact]
     public void The_root_itself_is_mounted_and_has_files()

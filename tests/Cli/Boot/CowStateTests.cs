@@ -24,7 +24,7 @@ public sealed class CowStateTests
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void A_finished_cow_of_Android_s_writer_is_untouched_if_it_has_scratch_and_a_Copy_to_say_so(string name)
+    public void A_finished_cow_of_Androids_writer_is_untouched_if_scratch_and_a_Copy_show_it(string name)
     {
         byte[] cow = Golden.Cow(name);
         CowState state = Of(cow, baseBytes: Golden.Old.Length);
@@ -51,7 +51,7 @@ public sealed class CowStateTests
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void Merged_is_when_all_is_counted(string name)
+    public void A_cow_is_merged_when_all_its_ops_are_counted(string name)
     {
         byte[] cow = Golden.Cow(name);
         int ops = Golden.Row(name).MergeOps;
@@ -94,7 +94,7 @@ public sealed class CowStateTests
 
     [Theory]
     [MemberData(nameof(Damages))]
-    public void Damage_is_told_with_what_is_known_of_the_base(string what, Action<byte[]> damage, bool untouched)
+    public void Damage_is_reported_with_whether_the_base_is_untouched(string what, Action<byte[]> damage, bool untouched)
     {
         foreach (string name in new[] { "v2-gz-xor", "v3-lz4-noseq" })
         {
@@ -119,7 +119,7 @@ public sealed class CowStateTests
     }
 
     [Fact]
-    public void A_full_image_that_is_cut_off_was_merged_by_no_program_if_it_is_a_file()
+    public void A_truncated_full_image_in_a_file_was_not_merged()
     {
         byte[] cow = Golden.Cow("v3-zstd-nocopy")[..^1];
         Assert.Equal((CowKind.Corrupt, true), (Of(cow).Kind, Of(cow).BaseIsUntouched));
@@ -172,7 +172,7 @@ public sealed class CowStateTests
     }
 
     [Fact]
-    public void Looking_writes_nothing_and_cuts_at_any_length_never_say_untouched_of_a_begun_merge()
+    public void Inspection_writes_nothing_and_a_truncated_cow_of_a_begun_merge_is_never_untouched()
     {
         using TempFolder folder = new();
         byte[] cow = Golden.HalfCow("half-v3-lz4-64k-xor-F1sync");
@@ -190,7 +190,7 @@ public sealed class CowStateTests
     [Theory]
     [InlineData("v2-gz-xor", 39)]
     [InlineData("v3-lz4-64k-xor", 79)]
-    public void The_beginning_of_a_copy_says_nothing_of_a_merge_before_its_state_byte_and_that_it_has_not_begun_after_it(string name,
+    public void A_partial_copy_shows_that_no_merge_has_begun_only_if_it_includes_the_state_byte(string name,
         int known)
     {
         byte[] cow = Golden.Cow(name);
@@ -217,7 +217,7 @@ public sealed class CowStateTests
     }
 
     [Fact]
-    public void The_beginning_of_what_is_no_cow_or_has_no_scratch_is_not_the_beginning_of_a_copy()
+    public void A_beginning_without_a_cow_header_or_scratch_is_not_a_partial_copy()
     {
         Assert.False(Of("hello"u8.ToArray()).IsIncomplete);
         byte[] noScratch = Golden.Cow("v2-zstd-noscratch");
@@ -232,7 +232,7 @@ public sealed class CowStateTests
     }
 
     [Fact]
-    public void What_cannot_be_opened_is_told_with_its_code()
+    public void A_cow_that_cannot_be_opened_is_reported_with_its_code()
     {
         using TempFolder folder = new();
         Assert.Equal((CowKind.Corrupt, false, ExitCode.Usage),

@@ -52,7 +52,7 @@ public sealed class HibernationSearchTests
     }
 
     [Fact]
-    public void What_is_no_image_is_none()
+    public void Other_content_is_not_taken_for_an_image()
     {
         _devices.Add("sda1", Swap());
         _devices.Add("sda2", Swap("SWAP-SPACE"));
@@ -108,7 +108,7 @@ public sealed class HibernationSearchTests
     [InlineData(4096)]
     [InlineData(16384)]
     [InlineData(65536)]
-    public void A_swap_file_is_looked_at_in_pages_of_any_size(int page)
+    public void A_swap_file_is_searched_with_any_page_size(int page)
     {
         _devices.Add("sda1", Swap("ULSUSPEND\0", page, 5));
         Assert.Equal("ULSUSPEND on /dev/sda1, page 5", Look("resume=/dev/sda1 resume_offset=5").Image);
@@ -169,11 +169,11 @@ public sealed class HibernationSearchTests
     [InlineData("hibernate=noresume", null)]
     [InlineData("xnoresume resume=noresume", null)]
     [InlineData("-- noresume", null)]
-    public void Resuming_is_forbidden_by_what_every_initramfs_obeys(string line, string? word) =>
+    public void Resuming_is_forbidden_by_the_words_that_every_initramfs_obeys(string line, string? word) =>
         Assert.Equal(word, ResumeParameters.Of(line, _ => [], _ => null).Never);
 
     [Fact]
-    public void A_device_that_cannot_be_read_is_no_image_and_is_named()
+    public void An_unreadable_device_is_not_an_image_and_is_named()
     {
         foreach (string name in new[] { "sda1", "sdb1", "sdc1", "sdd1", "sde1" })
         {
@@ -197,7 +197,7 @@ public sealed class HibernationSearchTests
     }
 
     [Fact]
-    public void Without_the_kernels_list_only_what_is_named_is_seen()
+    public void Without_the_kernels_list_only_named_devices_are_searched()
     {
         _devices.Add("sda1", Swap("S1SUSPEND\0"), 8, 1);
         _devices.Listed = false;

@@ -24,12 +24,12 @@ public sealed class KernelCommandLineTests
     [InlineData("a=\"b c", "a=b c")]
     [InlineData("\"a b\"", "a b")]
     [InlineData("a -- b=c", "a")]
-    public void It_is_taken_apart(string line, string words) =>
+    public void A_command_line_is_split_into_parameters(string line, string words) =>
         Assert.Equal(words,
             string.Join('|', KernelCommandLine.Split(line).Select(word => word.Value == null ? word.Key : $"{word.Key}={word.Value}")));
 
     [Fact]
-    public void Every_short_line_is_taken_apart_as_by_the_kernel()
+    public void Every_short_line_is_split_as_by_the_kernel()
     {
         const string alphabet = "a=\" -";
         int lines = 0;
@@ -99,7 +99,7 @@ public sealed class KernelCommandLineTests
     }
 
     [Fact]
-    public void Words_of_ours_are_understood_and_the_last_counts()
+    public void Our_parameters_are_parsed_and_the_last_one_counts()
     {
         KernelCommandLine line = KernelCommandLine.Parse(
             "quiet root=/dev/mapper/r snapuserd.merge=before snapuserd.merge=manual snapuserd.device=nbd snapuserd.wait=7 "
@@ -113,7 +113,7 @@ public sealed class KernelCommandLineTests
     }
 
     [Fact]
-    public void Without_words_of_ours_it_merges_in_the_background()
+    public void Without_our_parameters_a_boot_merges_in_the_background()
     {
         KernelCommandLine line = KernelCommandLine.Parse("BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro");
         Assert.Equal((false, MergePolicy.Background, "auto", -1, null, true),

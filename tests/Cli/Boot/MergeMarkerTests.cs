@@ -27,7 +27,7 @@ public sealed class MergeMarkerTests : IDisposable
     private static MarkerState Begun(ulong count = 0) => new(MarkerKind.Begun, s_digest, count);
 
     [Fact]
-    public void A_mark_is_made_empty_says_more_and_never_less_and_goes()
+    public void A_marker_is_made_empty_gains_content_never_loses_it_and_is_removed()
     {
         Assert.Equal(MarkerKind.None, MergeMarker.Look(Cow).Kind);
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
@@ -51,7 +51,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData("v3-lz4-64k-xor", false)]
     [InlineData("v3-zstd-nocopy", true)]
     [InlineData("v2-zstd-noscratch", true)]
-    public void A_cow_that_may_have_begun_goes_with_a_mark_that_says_maybe(string name, bool maybe)
+    public void A_cow_whose_merge_may_have_begun_fits_a_marker_that_says_maybe(string name, bool maybe)
     {
         File.WriteAllBytes(Cow, Golden.Cow(name));
         using CowInput input = new(Cow);
@@ -75,7 +75,7 @@ public sealed class MergeMarkerTests : IDisposable
     /// A power cut after the name and before the content would leave an empty marker, which says that the base is the old image.
     /// </summary>
     [Fact]
-    public void A_new_mark_has_its_name_when_its_content_is_durable()
+    public void A_new_marker_gets_its_name_after_its_content_is_durable()
     {
         List<string> flushed = [];
         FileFlush.Before = _ =>
@@ -98,7 +98,7 @@ public sealed class MergeMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_from_before_there_were_digests_gets_one()
+    public void A_marker_of_an_older_version_gets_a_digest()
     {
         File.WriteAllText(Marker, "begun\n");
         Assert.Equal(new MarkerState(MarkerKind.Begun), MergeMarker.Look(Cow));
@@ -123,7 +123,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData("begun DIGEST 000000000000000G\n", MarkerKind.Unknown)]
     [InlineData("begun DIGEST 0000000000000001\n\n", MarkerKind.Unknown)]
     [InlineData("begun DIGEST-0000000000000001\n", MarkerKind.Unknown)]
-    public void What_a_power_cut_can_leave_is_a_mark_and_a_file_of_someone_else_is_not(string form, MarkerKind kind)
+    public void A_file_that_a_power_cut_can_leave_is_a_marker_and_a_foreign_file_is_not(string form, MarkerKind kind)
     {
         string text = form.Replace("DIGEST", s_digest, StringComparison.Ordinal).Replace("DIGES", s_digest[..5], StringComparison.Ordinal)
             .Replace("ZEROS", new string('\0', MergeMarker.Bytes), StringComparison.Ordinal);
@@ -148,7 +148,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData(MarkerKind.Begun, false, 4, "an older copy: 4 ops")]
     [InlineData(MarkerKind.Begun, true, 9, "another update")]
     [InlineData(MarkerKind.Maybe, true, 9, "another update")]
-    public void A_mark_contradicts_other_cows_and_older_copies(MarkerKind kind, bool other, int count, string? why)
+    public void A_marker_contradicts_other_cows_and_older_copies(MarkerKind kind, bool other, int count, string? why)
     {
         MarkerState mark = kind == MarkerKind.Empty ? new MarkerState(kind) : new MarkerState(kind, s_digest, 5);
         string? said = mark.Contradicts(other ? new string('6', 64) : s_digest, (ulong)count);
@@ -161,7 +161,7 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData("link")]
     [InlineData("link to nothing")]
     [InlineData("pipe")]
-    public void What_is_no_file_is_no_mark_and_stays(string what)
+    public void Something_that_is_not_a_file_is_not_a_marker_and_stays(string what)
     {
         File.WriteAllText(_folder["other"], "");
         if (what == "folder") Directory.CreateDirectory(Marker);

@@ -32,7 +32,7 @@ public sealed class RowServerTests : IDisposable
     private static RowServer Of(SnapshotStatus status) => RowServer.Of(StatusText.Json(status), "/run/root", s_row);
 
     [Fact]
-    public void A_status_says_whether_it_serves_the_row()
+    public void A_status_shows_whether_the_server_serves_the_row()
     {
         foreach (SnapshotState state in Enum.GetValues<SnapshotState>())
         {
@@ -112,7 +112,7 @@ public sealed class RowServerTests : IDisposable
     [InlineData("NBDMAGIC\n", "unexpected reply from ")]
     [InlineData("", "has closed the connection")]
     [InlineData(".\n", "another COW or base")]
-    public void Whatever_else_answers_does_not_serve_the_row(string answer, string sentence)
+    public void A_server_with_any_other_status_does_not_serve_the_row(string answer, string sentence)
     {
         using Socket listener = Listen(1);
         Thread thread = Answer(listener, answer);
@@ -123,7 +123,7 @@ public sealed class RowServerTests : IDisposable
     }
 
     [Fact]
-    public void Who_never_lets_anybody_in_never_answers_or_never_ends_is_left()
+    public void A_program_that_never_accepts_answers_or_ends_is_given_up()
     {
         using (Socket full = Listen(0))
         {

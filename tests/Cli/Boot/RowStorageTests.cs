@@ -45,7 +45,7 @@ public sealed class RowStorageTests : IDisposable
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void Two_names_of_one_file_are_one(bool hard)
+    public void Two_names_of_one_file_count_as_one_file(bool hard)
     {
         string a = NewFile("a"), b = NewFile("b"), c = NewFile("c"), d = NewFile("d"), source = NewFile("s");
         string a2 = Link("a2", a, hard), b2 = Link("b2", b, hard), s2 = Link("s2", source, hard);
@@ -75,7 +75,7 @@ public sealed class RowStorageTests : IDisposable
     }
 
     [Fact]
-    public void What_is_not_there_is_left_out() =>
+    public void Missing_files_are_left_out() =>
         Assert.Null(Check(new BootRow("one", _folder["no"], _folder["nothing"], null, 1, "table:1"),
             new BootRow("two", _folder["no"], NewFile("b"), null, 1, "table:2")));
 

@@ -27,7 +27,7 @@ public sealed class UdevNameTests
     public void A_label_is_encoded_as_udev_does(string label, string name) => Assert.Equal(name, UdevName.Of(label));
 
     [Fact]
-    public void Bytes_that_are_no_utf8_are_escaped_one_by_one()
+    public void Bytes_that_are_not_utf8_are_escaped_one_by_one()
     {
         for (int b = 0x80; b <= 0xff; b++) Assert.Equal($"a\\x{b:x2}", UdevName.Of(ByteText.Decode([(byte)'a', (byte)b])));
         Assert.Equal(@"\xed\xb2\x80\xc0\xaf", UdevName.Of(ByteText.Decode(Encoding.Latin1.GetBytes("\u00ed\u00b2\u0080\u00c0\u00af"))));
