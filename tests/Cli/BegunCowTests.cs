@@ -44,7 +44,7 @@ public sealed class BegunCowTests : IDisposable
     }
 
     [Fact]
-    public void A_withdrawn_magic_on_a_device_is_recognized()
+    public void A_cow_that_was_killed_in_an_unsafe_write_is_known_by_its_magic()
     {
         byte[] magic = new byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(magic, CowHeader.UnsafeMagic);

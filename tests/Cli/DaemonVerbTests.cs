@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>What the command line of `daemon` becomes.</summary>
+/// <summary>The options that the command line of `daemon` results in.</summary>
 public sealed class DaemonVerbTests : IDisposable
 {
     private readonly LineFiles _lines = new();
@@ -22,7 +22,7 @@ public sealed class DaemonVerbTests : IDisposable
         DaemonOptions options = DaemonVerb.Options(new Invocation(arguments, _lines.Output),
             new MergeSlots(new MemoryBudget(16 << 20, 2), 2));
         Action<string> one = options.ReadFailed(), other = options.ReadFailed();
-        // More than are reported in full.
+        // More failed reads than are reported in full.
         for (int i = 0; i < 30; i++) one($"read {i} of one");
         Assert.DoesNotContain("read 29 of one", _lines.Diagnostics, StringComparison.Ordinal);
         other("read 0 of other");

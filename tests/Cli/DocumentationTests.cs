@@ -35,7 +35,7 @@ public sealed class DocumentationTests
                 string section = match.Groups[1].Value;
                 string pattern = section.Contains('.') ? $@"\*\*[0-9., ]*\b{Regex.Escape(section)}\b" : $@"^## {section}\. ";
                 Assert.True(Regex.IsMatch(text, pattern, RegexOptions.Multiline),
-                    $"{file} cites {name} §{section}, which {document} has not");
+                    $"{file} cites {name} §{section}, which {document} does not have");
             }
         }
         Assert.True(cited > 5, $"only {cited} citations: the pattern finds nothing any more");
@@ -103,7 +103,7 @@ public sealed class DocumentationTests
         Assert.All(keys, key => Assert.Contains($"`{key}`", page));
     }
 
-    /// <summary>A row whose test or sabotage was renamed or removed would promise something that no test checks.</summary>
+    /// <summary>If a row named a test or sabotage that does not exist, no test would check what the row promises.</summary>
     [Fact]
     public void Every_test_sabotage_and_method_that_the_page_of_publications_names_exists()
     {

@@ -10,7 +10,7 @@ namespace Snapuserd.Tests.Cli;
 
 /// <summary>
 /// The parts of the man page and of the bash completion that are generated from the command line definitions. Each stands between two
-/// marks. <c>./build.sh docs</c> writes them, and the tests compare them.
+/// comments. <c>./build.sh docs</c> writes them, and the tests compare them.
 /// </summary>
 internal static partial class GeneratedDocs
 {

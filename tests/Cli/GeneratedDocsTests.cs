@@ -25,7 +25,7 @@ public sealed class GeneratedDocsTests
         {
             string text = File.ReadAllText(path), wanted = GeneratedDocs.Replace(text, comment, part);
             if (Environment.GetEnvironmentVariable("SNAPUSERD_WRITE_DOCS") == "1") File.WriteAllText(path, wanted);
-            else Assert.True(text == wanted, $"{path} is not what the command line is: run ./build.sh docs");
+            else Assert.True(text == wanted, $"{path} differs from the definitions of the command line: run ./build.sh docs");
         }
     }
 

@@ -35,7 +35,7 @@ public sealed class LogTests : IDisposable
     }
 
     [Fact]
-    public void A_record_is_one_write_with_its_priority_and_the_number_of_the_process()
+    public void A_record_is_one_write_with_its_priority_and_the_process_id()
     {
         foreach (Priority priority in Enum.GetValues<Priority>()) Assert.Equal(0, _log.Write(priority, $"is {priority}"));
         Assert.Equal(["<3>snapuserd[17]: is Error", "<4>snapuserd[17]: is Warning", "<5>snapuserd[17]: is Notice",

@@ -58,7 +58,7 @@ public sealed class ControlServerTests : IDisposable
         {
             using Talker ctl = new(_path);
             ctl.Send(whole.AsSpan(0, cut));
-            // Asks over a second connection: by its answer the server has seen the first part, because it handles one turn after the other.
+            // Asks over a second connection. When that is answered, the server has seen the first part, because it handles turns in order.
             using (Talker other = new(_path)) Assert.Equal("got x", other.Ask("x"));
             ctl.Send(whole.AsSpan(cut));
             Assert.Equal(("got first", "got secönd"), (ctl.Line(), ctl.Line()));

@@ -197,7 +197,7 @@ public sealed class MergeMarkerTests : IDisposable
         }
     }
 
-    /// <summary>A process that is killed before its rename leaves a new marker, which no later run may need to write again.</summary>
+    /// <summary>The new marker of a process that was killed before its rename. Later runs may never need to write it again.</summary>
     [Theory]
     [InlineData("", false)]
     [InlineData("", true)]

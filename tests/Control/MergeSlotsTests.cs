@@ -71,7 +71,7 @@ public sealed class MergeSlotsTests : IDisposable
         lock (LockOf(_first))
         {
             other.Start();
-            // It waits for the lock that this thread holds: there is nothing else that it could wait for.
+            // The other thread waits for the lock that this thread holds: it can wait for nothing else.
             while ((other.ThreadState & ThreadState.WaitSleepJoin) == 0 && other.IsAlive) Thread.Yield();
             Assert.True(other.IsAlive, "the snapshot was not woken");
             isFree = Monitor.TryEnter(LockOf(slots));

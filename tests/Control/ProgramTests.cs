@@ -54,7 +54,7 @@ public sealed class ProgramTests : IDisposable
         Assert.Equal("100.000000", client.Ask("merge_percent"));
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(Golden.New, Unlocked.Read(_folder["base"], Golden.New.Length));
-        // The other language, on the same socket.
+        // The same socket understands the language of ctl as well.
         Assert.Contains("system_b", Binary.Run("ctl", "--socket", _socket, "list") is { ExitCode: 0 } list ? list.Output : "",
             StringComparison.Ordinal);
         Assert.Equal("success", client.Ask("delete,system_b"));

@@ -122,7 +122,7 @@ public sealed class SnapshotTests : IDisposable
         File.WriteAllBytes(_folder["base"], old);
     }
 
-    /// <summary>Makes the files as another process leaves them that has merged and counted everything.</summary>
+    /// <summary>Makes the files as they are after another process has merged and counted everything.</summary>
     private void Count()
     {
         byte[] cow = Golden.Cow(Vector);
@@ -172,7 +172,7 @@ public sealed class SnapshotTests : IDisposable
         return made;
     }
 
-    /// <summary>A served snapshot whose merge fails with an exception, which the engine gets when it asks whether it must stop.</summary>
+    /// <summary>A served snapshot whose merge fails: the engine gets an exception when it checks whether it must stop.</summary>
     private Snapshot Failing(Exception thrown, MergeSlots? slots = null, WakeUp? wakeUp = null)
     {
         Snapshot? made = null;
@@ -778,7 +778,7 @@ public sealed class SnapshotTests : IDisposable
         Assert.Equal(ExitCode.Done, one.Run());
         Assert.Equal((SnapshotState.Plain, OnBase), (one.Status.State, _kernel.Devices["root"].Active));
         one.Dispose();
-        // The same when the flush of the base then fails, only once.
+        // The same happens if the flush of the base then fails, only once.
         Files(Golden.Cow(Vector), Golden.Old);
         _kernel.Devices.Clear();
         _watcher.Heard.Clear();
@@ -823,14 +823,14 @@ public sealed class SnapshotTests : IDisposable
         Assert.Equal(ExitCode.Done, one.Run());
         Assert.Equal((SnapshotState.Merged, Served), (one.Status.State, _kernel.Devices["root"].Active));
         one.Dispose();
-        // Nor without a mapped device.
+        // Without a mapped device nothing is handed over either.
         Files(Golden.Cow(Vector), Golden.Old);
         _watcher.AtEnd = snapshot => snapshot.RequestStop();
         Snapshot plain = Serving();
         Assert.True(plain.RequestMerge());
         Assert.Equal(ExitCode.Done, plain.Run());
         Assert.Equal(SnapshotState.Merged, plain.Status.State);
-        // Nor while there is something left to merge.
+        // While ops are still to be merged, nothing is handed over either.
         plain.Dispose();
         Files(Golden.Cow(Vector), Golden.Old);
         _kernel.Devices.Clear();

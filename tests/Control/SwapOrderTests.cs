@@ -161,7 +161,7 @@ public sealed class SwapOrderTests : IDisposable
         Assert.Equal("259:7 0", _kernel.Devices["root"].Active);
     }
 
-    /// <summary>Makes the files as another server leaves them that has merged and counted everything.</summary>
+    /// <summary>Makes the files as they are after another server has merged and counted everything.</summary>
     private void Count()
     {
         byte[] cow = Golden.Cow(Vector);

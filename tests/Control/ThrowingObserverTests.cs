@@ -157,7 +157,7 @@ public sealed class ThrowingObserverTests
             {
                 FileFlush.Before = null;
             }
-            // A client that cannot be told is reported; with a quiet observer each is told.
+            // A client that cannot be notified is reported; with a quiet observer, each client is notified.
             _events.RemoveAll(line => line.Contains("could not be told", StringComparison.Ordinal));
             return $"{string.Join('\n', _events)}\n{result}\n{Files()}".Replace(_folder.Path, "", StringComparison.Ordinal);
         }
@@ -171,7 +171,7 @@ public sealed class ThrowingObserverTests
             Assert.Equal((!merged, !merged), (File.Exists(Marker), File.Exists(Marker + ".new")));
             if (!merged) Assert.StartsWith("begun ", File.ReadAllText(Marker), StringComparison.Ordinal);
             Assert.True(File.Exists(Cow));
-            // What is checked is noted for a later process, whatever the observer makes of it.
+            // The checked ops are recorded for a later process, even if the observer throws.
             if (_served && _ending == "merged") Assert.Equal(Golden.Row(Vector).MergeOps, _checked);
         }
 

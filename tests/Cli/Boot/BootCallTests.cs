@@ -412,7 +412,7 @@ public sealed class BootCallTests : IDisposable
 
     private static int Shell() => Libc.OpenAt(Libc.AT_FDCWD, "/bin/sh", Libc.O_RDONLY | Libc.O_CLOEXEC);
 
-    /// <summary>A shell command that atomically writes its process number to a file.</summary>
+    /// <summary>A shell command that atomically writes its process id to a file.</summary>
     private string Put(string name) => $"echo $$ >{_folder["new"]}; mv {_folder["new"]} {_folder[name]}";
 
     private int Number(string name) => int.Parse(File.ReadAllText(_folder[name]), CultureInfo.InvariantCulture);

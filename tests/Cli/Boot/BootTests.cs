@@ -12,7 +12,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>A boot over real files and a system that only records what it is told to do.</summary>
+/// <summary>A boot over real files and a system that only records the requested actions.</summary>
 public sealed class BootTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -428,7 +428,7 @@ public sealed class BootTests : IDisposable
         cow = File.ReadAllBytes(row.Cow);
         Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
         Assert.Equal(Says("maybe", cow), File.ReadAllText(Mark(row)));
-        // Nothing more has begun than before.
+        // The COW has not changed, so it still fits its marker.
         Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
         File.WriteAllBytes(row.Cow, other);
         Assert.Equal(ExitCode.CowCorrupt, Boot(Options(), row).Code);
