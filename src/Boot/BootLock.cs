@@ -28,7 +28,7 @@ public sealed class BootLock : IDisposable
             Modes.PrivateFile);
         if (fd < 0)
             log.Write(Priority.Notice, "no_lock",
-                $"{path} cannot be created, so another snapuserd boot could run at the same time: {ErrnoText.Of(fd)}");
+                $"{path} cannot be made, so another snapuserd boot could run at the same time: {ErrnoText.Of(fd)}");
         if (fd < 0) return new BootLock(fd);
         long deadline = system.Milliseconds + milliseconds;
         bool reported = false;
