@@ -76,7 +76,7 @@ guest-test: check-pages host-build ## tests on a stock kernel in QEMU, power cut
 	./tests/Guest/run.sh $(TESTS)
 
 boot-test: check-pages host-build ## boots through an update in QEMU: power cuts, rollback, bad cases; options as for guest-test
-	./tests/Boot/run.sh $(TESTS)
+	./tests/BootGuest/run.sh $(TESTS)
 
 demo: check-native build ## two updates, one created here, each killed half-way and resumed
 	./build.sh demo-deps

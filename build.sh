@@ -227,7 +227,7 @@ missing_boot_packages() {
     command -v dmsetup >/dev/null || echo dmsetup
     command -v dracut >/dev/null || echo dracut-core
     [ -x /lib/systemd/systemd ] || echo systemd
-    # Lists the libraries that Debian's programs need (tests/Boot/udev.sh).
+    # Lists the libraries that Debian's programs need (tests/BootGuest/udev.sh).
     command -v readelf >/dev/null || echo binutils
 }
 
