@@ -9,7 +9,7 @@ using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Block;
 

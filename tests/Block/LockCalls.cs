@@ -3,7 +3,8 @@ using System.Collections.Generic;
 using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Interop;
-using static Snapuserd.Tests.Block.OwnThread;
+using Snapuserd.Tests.Support;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Block;
 

@@ -8,7 +8,7 @@ using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Cli;
 

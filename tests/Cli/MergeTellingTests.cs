@@ -9,7 +9,6 @@ using Snapuserd.Control;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
-using Snapuserd.Tests.Block;
 using Snapuserd.Tests.Support;
 using Xunit;
 

@@ -9,10 +9,9 @@ using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Cli;
 

@@ -5,10 +5,9 @@ using System.IO;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
-using Snapuserd.Tests.Block;
 using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Control;
 

@@ -3,8 +3,9 @@ using System.Collections.Generic;
 using Snapuserd.AndroidDaemon;
 using Snapuserd.Block;
 using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Control;
 

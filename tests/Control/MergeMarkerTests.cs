@@ -10,7 +10,7 @@ using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Control;
 

@@ -12,11 +12,10 @@ using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
-using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Interop.DeviceMapperAbi;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Control;
 

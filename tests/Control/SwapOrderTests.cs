@@ -8,7 +8,6 @@ using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
-using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Interop.DeviceMapperAbi;

@@ -10,7 +10,6 @@ using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
-using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Support;
 using Xunit;
 

@@ -5,7 +5,6 @@ using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Create;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Block;
 using Snapuserd.Tests.Support;
 using Xunit;
 

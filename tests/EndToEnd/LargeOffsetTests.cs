@@ -138,7 +138,7 @@ public sealed class LargeOffsetTests : IDisposable
         Process server = Binary.Start(["serve", .. devices, "--device", "nbd", "--socket", _files["socket"], "--progress", "never"]);
         _servers.Add(server);
         Assert.Equal(_files["socket"], server.StandardOutput.ReadLine());
-        using (Tests.Serve.NbdClient client = Tests.Serve.NbdClient.Ready(_files["socket"]))
+        using (NbdClient client = NbdClient.Ready(_files["socket"]))
         {
             Assert.Equal(end, client.Read(baseBytes - end.Length, end.Length, structured: false));
             Assert.Equal(block, client.Read((long)uint.MaxValue * BlockBytes, BlockBytes, structured: false));

@@ -5,7 +5,6 @@ using System.Linq;
 using System.Text.Json;
 using System.Threading;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 

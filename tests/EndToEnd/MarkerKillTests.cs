@@ -6,7 +6,6 @@ using System.IO;
 using System.Net.Sockets;
 using System.Threading;
 using Snapuserd.Cow;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 using Xunit.Abstractions;

@@ -3,7 +3,6 @@ using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
 using System.Linq;
-using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Support;
 using Xunit;
 

@@ -5,7 +5,6 @@ using System.IO;
 using System.Linq;
 using System.Text;
 using Snapuserd.Boot;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 

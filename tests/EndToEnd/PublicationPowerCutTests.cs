@@ -6,7 +6,6 @@ using System.Text;
 using System.Threading;
 using Snapuserd.Boot;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 

@@ -5,6 +5,7 @@ using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
+using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Interop.DeviceMapperAbi;
 

@@ -4,6 +4,7 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Text;
 using Snapuserd.Serve;
+using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Serve;

@@ -1,6 +1,7 @@
 using System;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
+using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Serve;

@@ -4,7 +4,6 @@ using System.Diagnostics;
 using System.IO;
 using System.Threading;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;

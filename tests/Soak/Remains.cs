@@ -7,7 +7,6 @@ using System.Linq;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;

@@ -8,8 +8,6 @@ using System.Security.Cryptography;
 using System.Text.Json;
 using System.Threading;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Control;
-using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Simulator;
 using Snapuserd.Tests.Support;
 

@@ -8,11 +8,9 @@ using Snapuserd.Boot;
 using Snapuserd.Cli;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
-using Snapuserd.Tests.Block;
-using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Support;
 using Xunit;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Cli.Boot;
 

@@ -5,6 +5,7 @@ using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Boot;
 using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;

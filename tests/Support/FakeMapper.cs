@@ -8,7 +8,7 @@ using Snapuserd.Serve;
 using Xunit;
 using static Snapuserd.Interop.DeviceMapperAbi;
 
-namespace Snapuserd.Tests.Serve;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>
 /// A fake device mapper: parses messages by offset, as linux/dm-ioctl.h defines them, and tracks claims on the devices that tables map to.

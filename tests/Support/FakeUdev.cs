@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 using Snapuserd.Serve;
 using Xunit;
 
-namespace Snapuserd.Tests.Serve;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>A fake udev that completes an event's cookie after some milliseconds, with a clock and semaphores of its own.</summary>
 internal sealed class FakeUdev : IUdev

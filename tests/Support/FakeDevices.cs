@@ -5,10 +5,9 @@ using System.Linq;
 using System.Runtime.InteropServices;
 using Snapuserd.Block;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Support;
-using static Snapuserd.Tests.Block.OwnThread;
+using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Block;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>
 /// Block devices that exist only inside <see cref="Run"/>. A folder of the test stands for /sys. Opening a device opens an empty file that

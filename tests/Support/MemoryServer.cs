@@ -3,7 +3,7 @@ using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Serve;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>A server without a device: the test reads from it and removes it, as Android's client removes a dm-user device.</summary>
 internal sealed class MemoryServer(SnapshotView view, BlockDevice[] devices, WakeUp wakeUp) : IBlockServer

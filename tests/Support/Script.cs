@@ -3,7 +3,7 @@ using System.Collections.Generic;
 using System.Threading;
 using Snapuserd.Control;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>
 /// A request handler with scripted answers. "echo …" is answered at once, "hold …" when the test says so, "close" ends the connection,

@@ -4,7 +4,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Threading;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>A client of a control socket. Any call that takes longer than its time limit fails the test.</summary>
 internal sealed class Talker : IDisposable

@@ -8,11 +8,10 @@ using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
-using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Interop.UblkAbi;
 
-namespace Snapuserd.Tests.Serve;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>
 /// A fake ublk driver. /dev/ublkcN is a sparse file that receives the data of reads. The rings are fakes that complete commands as

@@ -3,7 +3,7 @@ using System.Buffers.Binary;
 using System.Net.Sockets;
 using System.Text;
 
-namespace Snapuserd.Tests.Serve;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>The server's reply to an option.</summary>
 internal sealed record OptionReply(uint Option, uint Type, byte[] Data);

@@ -6,7 +6,7 @@ using System.Runtime.InteropServices;
 using System.Threading;
 using Snapuserd.Interop;
 
-namespace Snapuserd.Tests.Block;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>
 /// Runs a part of a test on a separate thread with its own seccomp filter, user or signals. Linux keeps these per thread, so they do not
