@@ -55,9 +55,9 @@ public static class Sabotages
     private static readonly UnitTests s_swap = new("Control", "SwapOrderTests");
     private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
     private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests", "path: \"serve\"");
-    private static readonly UnitTests s_boot = new("Cli", "BootTests.Every_decision_is_the_documented_one");
-    private static readonly UnitTests s_bootMerged = new("Cli", "BootTests.A_row_that_was_merged_before");
-    private static readonly UnitTests s_bootResult = new("Cli", "BootTests.A_result_that_cannot");
+    private static readonly UnitTests s_boot = new("Boot", "BootTests.Every_decision_is_the_documented_one");
+    private static readonly UnitTests s_bootMerged = new("Boot", "BootTests.A_row_that_was_merged_before");
+    private static readonly UnitTests s_bootResult = new("Boot", "BootTests.A_result_that_cannot");
     private static readonly UnitTests s_newMarker = new("Cli", "MergeMarkerTests.A_new_mark");
 
     /// <summary>
@@ -448,13 +448,13 @@ public static class Sabotages
         { Tests = s_durable },
         new("boot-flushes-base-only", "boot puts a mapped device on a base whose count may go back in a power cut",
             new SourceEdit(BootFile, "void Flush(", "FinishedMerge.Flush(target, cow)", "FinishedMerge.Flush(target, target)"))
-        { Tests = new("Cli", "BootSystemTests") },
+        { Tests = new("Boot", "BootSystemTests") },
         new("boot-flushes-cow-only", "boot puts a mapped device on a base that may not be on the disk",
             new SourceEdit(BootFile, "void Flush(", "FinishedMerge.Flush(target, cow)", "FinishedMerge.Flush(cow, cow)"))
-        { Tests = new("Cli", "BootSystemTests") },
+        { Tests = new("Boot", "BootSystemTests") },
         new("boot-unflushed", "boot puts a mapped device on a merged base without a flush",
             new SourceEdit("Boot/BootSequence.cs", "", "if (devices.State.Kind == CowKind.Merged) system.Flush(row);", ""))
-        { Tests = new("Cli", "BootTests.Every_decision") },
+        { Tests = new("Boot", "BootTests.Every_decision") },
         new("stream-unflushed", "extract to a file on standard output ends with 0 without a flush",
             new SourceEdit("Images/StreamImage.cs", "void Finish()", "IsStored ? FileFlush.Of(fd) : 0", "0")) { Tests = s_durable },
         new("cow-unflushed", "a COW gets its name before its data is flushed",
@@ -546,7 +546,7 @@ public static class Sabotages
         new("nothing-in-Images", "Images is compiled unchanged",
             new SourceEdit(Magic, "", "class DeferredMagic", "class DeferredMagic")) { Tests = s_durable },
         new("nothing-in-Boot", "Boot is compiled unchanged",
-            new SourceEdit(BootFile, "", "class BootSystem(", "class BootSystem(")) { Tests = new("Cli", "BootSystemTests") },
+            new SourceEdit(BootFile, "", "class BootSystem(", "class BootSystem(")) { Tests = new("Boot", "BootSystemTests") },
         new("nothing-in-Merge-for-Cli", "Merge is compiled unchanged, for the unit tests of the command line",
             new SourceEdit(Finished, "", "class FinishedMerge", "class FinishedMerge")) { Tests = s_durable },
         new("nothing-in-Cli", "Cli is compiled unchanged",

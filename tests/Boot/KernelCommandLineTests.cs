@@ -5,7 +5,7 @@ using Snapuserd.Block;
 using Snapuserd.Boot;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>The kernel's command line: split as the kernel splits it, and understood or refused.</summary>
 public sealed class KernelCommandLineTests

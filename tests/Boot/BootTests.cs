@@ -10,7 +10,7 @@ using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>A boot over real files and a system that only records the requested actions.</summary>
 public sealed class BootTests : IDisposable

@@ -8,7 +8,7 @@ using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>Where the boot looks for hibernation images, over devices in memory.</summary>
 public sealed class HibernationSearchTests

@@ -6,7 +6,7 @@ using Snapuserd.Boot;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>Rows with different paths to the same files.</summary>
 public sealed class RowStorageTests : IDisposable

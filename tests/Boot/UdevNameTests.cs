@@ -4,7 +4,7 @@ using Snapuserd.Boot;
 using Snapuserd.Interop;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>Labels as udev encodes them.</summary>
 public sealed class UdevNameTests

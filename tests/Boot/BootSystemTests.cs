@@ -6,12 +6,11 @@ using System.IO;
 using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Boot;
-using Snapuserd.Cli;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>
 /// Which processes a boot starts and waits for, with a shell in place of this program, and which files it changes itself.
@@ -26,7 +25,7 @@ public sealed class BootSystemTests : IDisposable
     private const string Tell = "perl -e 'open F, \">&=$ARGV[0]\" or die; print F \"/dev/x\\n\"' $1";
 
     private readonly TempFolder _folder = new();
-    private readonly LineFiles _lines = new();
+    private readonly MemoryLog _log = new();
     private readonly BootSystem _system;
 
     public BootSystemTests()
@@ -42,7 +41,6 @@ public sealed class BootSystemTests : IDisposable
     {
         FileFlush.Before = null;
         _system.Dispose();
-        _lines.Dispose();
         _folder.Dispose();
     }
 
@@ -161,7 +159,7 @@ public sealed class BootSystemTests : IDisposable
     private BootSystem System(string? control = null)
     {
         Directory.CreateDirectory(_folder["run"]);
-        return new BootSystem(_lines.Output, _lines.Output.HasTerminal, control ?? _folder["run/control"], null!)
+        return new BootSystem(_log, false, control ?? _folder["run/control"], null!)
         {
             OpensProgram = () => Libc.OpenAt(Libc.AT_FDCWD, "/bin/sh", Libc.O_RDONLY | Libc.O_CLOEXEC),
         };

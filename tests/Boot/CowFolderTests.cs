@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>In which folders a missing COW proves that there is no update.</summary>
 public sealed class CowFolderTests

@@ -10,7 +10,7 @@ using Snapuserd.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>
 /// The process that listens on a row's socket: it is trusted only if it reports that it serves exactly that row, and it is asked with a

@@ -5,14 +5,13 @@ using System.IO;
 using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Boot;
-using Snapuserd.Cli;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
 using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>The system calls of a boot, its time limits, and the mapped device that it leaves. The tests answer for the kernel.</summary>
 public sealed class BootCallTests : IDisposable
@@ -23,7 +22,7 @@ public sealed class BootCallTests : IDisposable
     private const string Tell = "perl -e 'open F, \">&=$ARGV[0]\" or die; print F \"/dev/x\\n\"' $1";
 
     private readonly TempFolder _folder = new();
-    private readonly LineFiles _lines = new();
+    private readonly MemoryLog _log = new();
     private readonly FakeMapper _kernel = new();
     private int _opens;
 
@@ -34,7 +33,6 @@ public sealed class BootCallTests : IDisposable
     public void Dispose()
     {
         FileFlush.Before = null;
-        _lines.Dispose();
         _folder.Dispose();
     }
 
@@ -119,9 +117,9 @@ public sealed class BootCallTests : IDisposable
             return fd;
         }, () =>
         {
-            using (new BootSystem(_lines.Output, false, _folder["run/control"], null!)) { }
+            using (new BootSystem(_log, false, _folder["run/control"], null!)) { }
             Assert.Empty(closed);
-            using (BootSystem system = new(_lines.Output, false, _folder["run/control"], null!)
+            using (BootSystem system = new(_log, false, _folder["run/control"], null!)
             {
                 OpensProgram = () =>
                 {
@@ -350,10 +348,10 @@ public sealed class BootCallTests : IDisposable
     {
         File.WriteAllBytes(_folder["cow"], Golden.Cow("v3-lz4-64k-xor"));
         File.WriteAllBytes(_folder["base"], Golden.Old);
-        _lines.Output.LogTo(LogForm.Json);
         using BootSystem system = System();
         Refusing(SYS_io_uring_setup, Errno.EPERM, () => system.Verify(Row));
-        Assert.Contains("\"event\":\"row\",\"message\":\"root: going on without io_uring: ", _lines.Diagnostics, StringComparison.Ordinal);
+        Assert.Contains(_log.Records, record =>
+            record.Name == "row" && record.Sentence.StartsWith("root: going on without io_uring: ", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -390,7 +388,7 @@ public sealed class BootCallTests : IDisposable
         Assert.Null(pending);
     }
 
-    private BootSystem Mapped(Func<uint> minor) => new(_lines.Output, false, _folder["run/control"], null!)
+    private BootSystem Mapped(Func<uint> minor) => new(_log, false, _folder["run/control"], null!)
     {
         OpensMapped = name =>
         {
@@ -400,9 +398,9 @@ public sealed class BootCallTests : IDisposable
         TargetOf = (path, readOnly) => new MapperTarget(path, 259, minor(), 64, readOnly),
     };
 
-    private BootSystem Fresh() => new(_lines.Output, false, _folder["run/control"], null!);
+    private BootSystem Fresh() => new(_log, false, _folder["run/control"], null!);
 
-    private BootSystem System(Func<long>? clock = null) => new(_lines.Output, false, _folder["run/control"], null!)
+    private BootSystem System(Func<long>? clock = null) => new(_log, false, _folder["run/control"], null!)
     {
         OpensProgram = Shell,
         Clock = clock == null ? new MonotonicClock() : new Clock(clock),

@@ -7,7 +7,7 @@ using Snapuserd.Boot;
 using Snapuserd.Interop;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Boot;
 
 /// <summary>Parsing of the boot table: the rows of valid lines, and the error messages of invalid ones.</summary>
 public sealed class BootTableTests
