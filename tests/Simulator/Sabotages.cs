@@ -58,7 +58,7 @@ public static class Sabotages
     private static readonly UnitTests s_boot = new("Boot", "BootTests.Every_decision_is_the_documented_one");
     private static readonly UnitTests s_bootMerged = new("Boot", "BootTests.A_row_that_was_merged_before");
     private static readonly UnitTests s_bootResult = new("Boot", "BootTests.A_result_that_cannot");
-    private static readonly UnitTests s_newMarker = new("Cli", "MergeMarkerTests.A_new_mark");
+    private static readonly UnitTests s_newMarker = new("Merge", "MergeMarkerTests.A_new_mark");
 
     /// <summary>
     /// The sabotages that `make test` tries: the first one of each source file. `make simulate SABOTAGE=all` tries all of them.

@@ -12,10 +12,10 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Merge;
 
 /// <summary>The marker next to a COW: its bytes, what it proves about a COW, its system calls, and the handling of their errors.</summary>
-public sealed class MergeMarkerTests : IDisposable
+public sealed class MergeMarkerCallTests : IDisposable
 {
     private static readonly string s_digest = new('5', 64), s_other = new('6', 64);
 

@@ -9,7 +9,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Merge;
 
 /// <summary>Which devices can be used together, what the engine gets of them, and that they are locked until they are closed.</summary>
 public sealed class DeviceSetTests : IDisposable

@@ -4,13 +4,12 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using Snapuserd.Block;
-using Snapuserd.Boot;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Merge;
 
 /// <summary>What a COW shows about its base: the result is "untouched" only where that is certain.</summary>
 public sealed class CowStateTests

@@ -2,14 +2,13 @@ using System;
 using System.Collections.Generic;
 using System.IO;
 using Snapuserd.Block;
-using Snapuserd.Boot;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli.Boot;
+namespace Snapuserd.Tests.Merge;
 
 /// <summary>The marker next to a COW: what counts as one, and that no other file is changed.</summary>
 public sealed class MergeMarkerTests : IDisposable

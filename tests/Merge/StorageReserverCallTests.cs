@@ -9,7 +9,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Merge;
 
 /// <summary>
 /// The requests to a file system before a merge. The test answers the system calls for a file whose holes, size and free space it defines.

@@ -8,7 +8,7 @@ using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.Merge;
 
 /// <summary>Which holes of a file are reserved, and which error is reported when reserving fails.</summary>
 public sealed class StorageReserverTests : IDisposable

@@ -7,7 +7,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Block;
+namespace Snapuserd.Tests.Cow;
 
 /// <summary>Writing a COW to a file on simulated kernels whose answers differ from this machine's.</summary>
 public sealed class CowOutputCallTests : IDisposable
