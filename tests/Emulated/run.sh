@@ -80,10 +80,10 @@ show() {
     done
 }
 
-for project in Conformance EndToEnd Control; do
+for project in Conformance EndToEnd AndroidDaemon; do
     dotnet build "tests/$project" -c Release -v quiet --nologo
 done
-for project in Conformance EndToEnd Control; do
+for project in Conformance EndToEnd AndroidDaemon; do
     dotnet test "$(built "$project")" --nologo --list-tests | sed -n 's/^    Snapuserd\.Tests\.//p'
 done >"$results/all"
 
@@ -127,7 +127,7 @@ group create Conformance "$runs&FullyQualifiedName!~GoldenTests"
 group usage EndToEnd "$runs&(FullyQualifiedName~UsageTests|FullyQualifiedName~OptionTests)"
 group hostile EndToEnd "$runs&FullyQualifiedName~HostileTests"
 group verbs EndToEnd "$runs&FullyQualifiedName!~UsageTests&FullyQualifiedName!~OptionTests&FullyQualifiedName!~HostileTests"
-group daemon Control "$runs&FullyQualifiedName~ProgramTests"
+group daemon AndroidDaemon "$runs&FullyQualifiedName~ProgramTests"
 # The smallest processor of the architecture, whose only atomic instructions are exclusive loads and stores.
 if [ "$arch" = arm64 ]; then
     wrap cortex-a53 "$program" -cpu cortex-a53

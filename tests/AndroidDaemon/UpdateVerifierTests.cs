@@ -10,7 +10,7 @@ using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>The verifier reads the whole device once and reports every unreadable range.</summary>
 public sealed class UpdateVerifierTests

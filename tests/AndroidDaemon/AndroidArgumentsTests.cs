@@ -3,7 +3,7 @@ using Snapuserd.AndroidDaemon;
 using Snapuserd.Cli;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>The arguments with which Android starts the daemon, and arguments that must not be mistaken for them.</summary>
 public sealed class AndroidArgumentsTests

@@ -8,7 +8,7 @@ using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>
 /// The built binary as a daemon: started in both ways, with sockets of every origin, ended by requests, signals and SIGKILL.

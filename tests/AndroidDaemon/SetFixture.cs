@@ -10,7 +10,7 @@ using Snapuserd.Merge;
 using Snapuserd.Serve;
 using Snapuserd.Tests.Support;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>A set of snapshots over files, with devices in memory and a control socket.</summary>
 internal sealed class SetFixture : IDisposable

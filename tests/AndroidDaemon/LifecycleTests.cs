@@ -9,7 +9,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using Xunit.Abstractions;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>
 /// What Android's tests do to snapshots of its daemon (test-catalog §4, §6): merge while reading, pause, restart at any moment, several at

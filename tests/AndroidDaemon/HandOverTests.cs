@@ -11,7 +11,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>The hand-over of the control socket, and the property service, each with a correct peer and with a faulty one.</summary>
 public sealed class HandOverTests : IDisposable

@@ -7,7 +7,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>The hand-over of the control socket, call by call; the test supplies the result of each.</summary>
 public sealed class HandOverCallTests : IDisposable

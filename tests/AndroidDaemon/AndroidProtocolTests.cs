@@ -8,7 +8,7 @@ using Snapuserd.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Control;
+namespace Snapuserd.Tests.AndroidDaemon;
 
 /// <summary>Every request of Android's client and its answer, byte by byte (daemon §3).</summary>
 public sealed class AndroidProtocolTests
