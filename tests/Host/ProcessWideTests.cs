@@ -5,14 +5,13 @@ using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Threading;
-using Snapuserd.Cli;
 using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Host;
 
 /// <summary>
 /// Tests that use the environment and standard input, which all tests of the process share. No other test runs at the same time.
@@ -24,12 +23,11 @@ public sealed class ProcessWideTests : IDisposable
     private const uint SYS_dup = 32, SYS_chdir = 80, SYS_unshare = 272, CLONE_FS = 0x200;
 
     private readonly TempFolder _folder = new();
-    private readonly LineFiles _lines = new();
+    private readonly MemoryLog _log = new();
 
     public void Dispose()
     {
         Environment.SetEnvironmentVariable(PersistedControlState.Variable, null);
-        _lines.Dispose();
         _folder.Dispose();
     }
 
@@ -38,15 +36,15 @@ public sealed class ProcessWideTests : IDisposable
     {
         int fd = PersistedControlState.Make();
         Environment.SetEnvironmentVariable(PersistedControlState.Variable, $"{fd}");
-        PersistedControlState? inherited = PersistedControlState.Inherited(_lines.Output);
+        PersistedControlState? inherited = PersistedControlState.Inherited(_log);
         Assert.NotNull(inherited);
         inherited.NoteChecked(9);
-        Assert.Equal(9, new PersistedControlState(fd, _lines.Output).CheckedOps);
+        Assert.Equal(9, new PersistedControlState(fd, _log).CheckedOps);
         Assert.False(PersistedControlState.HadDevice(fd));
         PersistedControlState.NoteDevice();
         Assert.True(PersistedControlState.HadDevice(fd));
         Assert.Equal((false, false), PersistedControlState.Asked(fd));
-        Assert.Equal("", _lines.Diagnostics);
+        Assert.Equal("", _log.Sentences);
         _ = Libc.Close(fd);
     }
 
@@ -66,7 +64,7 @@ public sealed class ProcessWideTests : IDisposable
             return null;
         }, () =>
         {
-            inherited = PersistedControlState.Inherited(_lines.Output);
+            inherited = PersistedControlState.Inherited(_log);
             PersistedControlState.NoteDevice();
         });
         Assert.Null(inherited);

@@ -3,7 +3,6 @@ using System.Collections.Generic;
 using System.IO;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
-using Snapuserd.Cli;
 using Snapuserd.Control;
 using Snapuserd.Host;
 using Snapuserd.Interop;
@@ -13,13 +12,13 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Host;
 
 /// <summary>What one server records of its client's requests, and what the next server restores.</summary>
 public sealed class PersistedControlStateTests : IDisposable
 {
     private readonly TempFolder _folder = new();
-    private readonly LineFiles _lines = new();
+    private readonly MemoryLog _log = new();
     private readonly WakeUp _wakeUp = new();
     private readonly List<Snapshot> _snapshots = [];
     private readonly int _fd = PersistedControlState.Make();
@@ -29,7 +28,6 @@ public sealed class PersistedControlStateTests : IDisposable
         foreach (Snapshot one in _snapshots) one.Dispose();
         _ = Libc.Close(_fd);
         _wakeUp.Dispose();
-        _lines.Dispose();
         _folder.Dispose();
     }
 
@@ -39,13 +37,13 @@ public sealed class PersistedControlStateTests : IDisposable
         Assert.True(_fd >= 0);
         Assert.Equal(0, Libc.Fcntl(_fd, Libc.F_GETFD, 0));
         Assert.Equal((false, false), PersistedControlState.Asked(_fd));
-        PersistedControlState requests = new(_fd, _lines.Output);
+        PersistedControlState requests = new(_fd, _log);
         Assert.False(requests.MergeAsked);
         Assert.Equal(0, requests.CheckedOps);
         Snapshot snapshot = Snapshot(requests);
         requests.Restore(snapshot);
         Assert.Equal((false, 0), (snapshot.Status.Paused, snapshot.Status.BytesPerSecond));
-        Assert.Equal("", _lines.Diagnostics);
+        Assert.Equal("", _log.Sentences);
     }
 
     [Theory]
@@ -54,7 +52,7 @@ public sealed class PersistedControlStateTests : IDisposable
     [InlineData(true, 1L << 40)]
     public void The_next_server_has_the_pause_and_the_rate(bool paused, long rate)
     {
-        PersistedControlState first = new(_fd, _lines.Output);
+        PersistedControlState first = new(_fd, _log);
         Snapshot snapshot = Snapshot(first);
         first.Restore(snapshot);
         snapshot.Pause();
@@ -63,7 +61,7 @@ public sealed class PersistedControlStateTests : IDisposable
         if (!paused) snapshot.Resume();
         snapshot.SetRate(rate);
 
-        PersistedControlState second = new(_fd, _lines.Output);
+        PersistedControlState second = new(_fd, _log);
         Snapshot next = Snapshot(second);
         Assert.Equal((false, 0), (next.Status.Paused, next.Status.BytesPerSecond));
         second.Restore(next);
@@ -75,14 +73,14 @@ public sealed class PersistedControlStateTests : IDisposable
     [Fact]
     public void A_snapshot_without_the_earlier_requests_records_nothing()
     {
-        PersistedControlState first = new(_fd, _lines.Output);
+        PersistedControlState first = new(_fd, _log);
         Snapshot snapshot = Snapshot(first);
         first.Restore(snapshot);
         snapshot.Pause();
-        PersistedControlState second = new(_fd, _lines.Output);
+        PersistedControlState second = new(_fd, _log);
         // If this were recorded, it would say that nothing is paused.
         Snapshot(second).SetRate(7);
-        PersistedControlState third = new(_fd, _lines.Output);
+        PersistedControlState third = new(_fd, _log);
         Snapshot next = Snapshot(third);
         third.Restore(next);
         Assert.Equal((true, 0), (next.Status.Paused, next.Status.BytesPerSecond));
@@ -91,7 +89,7 @@ public sealed class PersistedControlStateTests : IDisposable
     [Fact]
     public void A_merge_that_was_requested_once_stays_requested()
     {
-        PersistedControlState first = new(_fd, _lines.Output);
+        PersistedControlState first = new(_fd, _log);
         Snapshot snapshot = Snapshot(first, serve: true);
         first.Restore(snapshot);
         Assert.True(snapshot.RequestMerge());
@@ -100,19 +98,19 @@ public sealed class PersistedControlStateTests : IDisposable
         Assert.True(_snapshots.Remove(snapshot));
         snapshot.Dispose();
 
-        PersistedControlState second = new(_fd, _lines.Output);
+        PersistedControlState second = new(_fd, _log);
         Assert.True(second.MergeAsked);
         Snapshot next = Snapshot(second);
         second.Restore(next);
         next.SetRate(3);
         Assert.Equal((false, true), PersistedControlState.Asked(_fd));
-        Assert.True(new PersistedControlState(_fd, _lines.Output).MergeAsked);
+        Assert.True(new PersistedControlState(_fd, _log).MergeAsked);
     }
 
     [Fact]
     public void A_stop_and_the_checked_ops_are_recorded_with_the_rest()
     {
-        PersistedControlState requests = new(_fd, _lines.Output);
+        PersistedControlState requests = new(_fd, _log);
         Snapshot snapshot = Snapshot(requests);
         requests.Restore(snapshot);
         snapshot.SetRate(5);
@@ -120,7 +118,7 @@ public sealed class PersistedControlStateTests : IDisposable
         requests.NoteStop();
         Assert.Equal((true, false), PersistedControlState.Asked(_fd));
         Assert.False(PersistedControlState.HadDevice(_fd));
-        PersistedControlState next = new(_fd, _lines.Output);
+        PersistedControlState next = new(_fd, _log);
         Assert.Equal(123_456, next.CheckedOps);
         next.NoteChecked(-1);
         Assert.Equal(0, next.CheckedOps);
@@ -141,7 +139,7 @@ public sealed class PersistedControlStateTests : IDisposable
         int empty = Libc.MemFdCreate();
         Assert.True(PersistedControlState.HadDevice(empty));
         _ = Libc.Close(empty);
-        PersistedControlState requests = new(-1, _lines.Output);
+        PersistedControlState requests = new(-1, _log);
         Assert.Equal(0, requests.CheckedOps);
         Assert.Contains("requests of ctl are lost if this server is killed", _lines.Diagnostics, StringComparison.Ordinal);
         Assert.Contains("EBADF", _lines.Diagnostics, StringComparison.Ordinal);
@@ -155,14 +153,14 @@ public sealed class PersistedControlStateTests : IDisposable
     {
         int fd = Libc.MemFdCreate();
         Assert.Equal(bytes, Libc.PWrite(fd, new byte[bytes], 0));
-        PersistedControlState requests = new(fd, _lines.Output);
+        PersistedControlState requests = new(fd, _log);
         Snapshot snapshot = Snapshot(requests);
         requests.Restore(snapshot);
         snapshot.SetRate(77);
         byte[] rate = new byte[8];
         Assert.Equal(8, Libc.PRead(fd, rate, 0));
         Assert.Equal(isShort ? 0 : 77, BitConverter.ToInt64(rate));
-        Assert.Equal(isShort ? 1 : 0, _lines.Diagnostics.Split('\n').Length - 1);
+        Assert.Equal(isShort ? 1 : 0, _log.Sentences.Split('\n').Length - 1);
         _ = Libc.Close(fd);
     }
 
@@ -171,10 +169,10 @@ public sealed class PersistedControlStateTests : IDisposable
     {
         File.WriteAllBytes(_folder["file"], new byte[10]);
         using SafeFileHandle reading = File.OpenHandle(_folder["file"]);
-        PersistedControlState requests = new((int)reading.DangerousGetHandle(), _lines.Output);
+        PersistedControlState requests = new((int)reading.DangerousGetHandle(), _log);
         Snapshot snapshot = Snapshot(requests);
         requests.Restore(snapshot);
-        Assert.Equal("", _lines.Diagnostics);
+        Assert.Equal("", _log.Sentences);
         snapshot.SetRate(77);
         snapshot.Pause();
         Assert.Matches(@"^snapuserd: requests of ctl are lost[^\n]*EBADF[^\n]*\n$", _lines.Diagnostics);
@@ -226,7 +224,7 @@ public sealed class PersistedControlStateTests : IDisposable
     [Fact]
     public void Without_a_requested_rate_the_snapshot_keeps_its_own()
     {
-        PersistedControlState requests = new(_fd, _lines.Output);
+        PersistedControlState requests = new(_fd, _log);
         Snapshot snapshot = Snapshot(requests);
         snapshot.SetRate(6);
         snapshot.Pause();

@@ -7,7 +7,7 @@ using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Host;
 
 /// <summary>How often a merge was resumed, as recorded in its COW.</summary>
 public sealed class ResumeCountTests : IDisposable
