@@ -452,7 +452,7 @@ case ${1:-build} in
         built=$(dotnet build tests/Simulator -c Release -v quiet --nologo) || fail "$built"
         # Unit tests detect the sabotages of code that the simulator does not run.
         if [ "${1:-}" = sabotage ]; then
-            for project in Merge Control Boot Cli; do
+            for project in Merge Images Control Boot Cli; do
                 built=$(dotnet build "tests/$project" -c Release -v quiet --nologo) || fail "$built"
             done
         fi

@@ -17,14 +17,15 @@ public sealed class Session
     /// <summary>Projects with tests, in the order in which they run; the project of the mutant comes first.</summary>
     private static readonly string[] s_judges =
         [
-            "Block", "Cow", "Merge", "Serve", "Control", "Host", "Boot", "AndroidDaemon", "Create", "Conformance", "Cli", Judge.SimulatorName,
-            Judge.EndToEndName,
+            "Block", "Cow", "Merge", "Serve", "Images", "Control", "Host", "Boot", "AndroidDaemon", "Create", "Conformance", "Cli",
+            Judge.SimulatorName, Judge.EndToEndName,
         ];
 
     private static readonly TimeSpan s_leastLimit = TimeSpan.FromSeconds(10);
 
     /// <summary>Projects whose tests never run the program.</summary>
-    private static readonly string[] s_withoutProgram = ["Block", "Cow", "Merge", "Serve", "Control", "Host", "Boot", "Create", Judge.SimulatorName];
+    private static readonly string[] s_withoutProgram =
+        ["Block", "Cow", "Merge", "Serve", "Images", "Control", "Host", "Boot", "Create", Judge.SimulatorName];
 
     private readonly string _root, _kept;
     private readonly string[] _judges;

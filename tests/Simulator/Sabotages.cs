@@ -53,7 +53,7 @@ public static class Sabotages
     private const string FinishedBefore = "MergeResult? Confirm(", Finished = "Merge/Lifecycle/FinishedMerge.cs";
 
     private static readonly UnitTests s_swap = new("Control", "SwapOrderTests");
-    private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
+    private static readonly UnitTests s_durable = new("Images", "DurableFirstTests");
     private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests", "path: \"serve\"");
     private static readonly UnitTests s_boot = new("Boot", "BootTests.Every_decision_is_the_documented_one");
     private static readonly UnitTests s_bootMerged = new("Boot", "BootTests.A_row_that_was_merged_before");

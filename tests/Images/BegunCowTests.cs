@@ -7,7 +7,7 @@ using Snapuserd.Images;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>Which files are COWs whose merge has begun and is not done, in whatever state the files are.</summary>
 public sealed class BegunCowTests : IDisposable

@@ -2,7 +2,6 @@ using System;
 using System.IO;
 using System.IO.Pipes;
 using Snapuserd.Block;
-using Snapuserd.Cli;
 using Snapuserd.Images;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
@@ -10,7 +9,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>An image on a descriptor that the caller supplies: what is refused, locked and written there.</summary>
 public sealed class StreamImageTests : IDisposable

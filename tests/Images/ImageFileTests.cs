@@ -8,7 +8,7 @@ using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>
 /// An image that is written as NAME.part and gets its name once it is durable, and the handling of existing files with either name.

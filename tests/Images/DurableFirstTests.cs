@@ -4,7 +4,6 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using Snapuserd.Block;
-using Snapuserd.Cli;
 using Snapuserd.Cow;
 using Snapuserd.Images;
 using Snapuserd.Interop;
@@ -12,10 +11,10 @@ using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>
-/// What the command line makes durable before other processes can rely on it, in which order, and what it does when that fails.
+/// What is made durable before other processes can rely on it, in which order, and what it does when that fails.
 /// </summary>
 public sealed class DurableFirstTests : IDisposable
 {
@@ -96,7 +95,7 @@ public sealed class DurableFirstTests : IDisposable
     public void An_earlier_merge_is_reported_as_finished_only_after_base_and_cow_are_flushed()
     {
         Merged();
-        MergeResult? result = FinishedBefore(Words());
+        MergeResult? result = FinishedMerge.Confirm(Cow, _folder["base"]);
         Assert.True(result is { AlreadyMerged: true });
         // The marker is removed after these flushes.
         Assert.Equal(["base", "cow"], _flushed.Take(2).Order(StringComparer.Ordinal));
@@ -110,7 +109,7 @@ public sealed class DurableFirstTests : IDisposable
     {
         Merged();
         _refused = refused;
-        Assert.Null(FinishedBefore(Words()));
+        Assert.Null(FinishedMerge.Confirm(Cow, _folder["base"]));
         Assert.True(File.Exists(Marker));
     }
 
@@ -244,9 +243,6 @@ public sealed class DurableFirstTests : IDisposable
         part.Finish(_ => { });
     }
 
-    private Arguments Words() =>
-        Arguments.Parse(Verbs.All.Single(one => one.Name == "merge"), ["--cow", Cow, "--base", _folder["base"]]);
-
     /// <summary>Makes a COW whose count is complete, its base, and a marker.</summary>
     private void Merged()
     {
@@ -291,7 +287,4 @@ public sealed class DurableFirstTests : IDisposable
 
         public void Truncate(long length) => Cache = Cache[..(int)length];
     }
-
-    private static MergeResult? FinishedBefore(Arguments arguments) =>
-        FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
 }

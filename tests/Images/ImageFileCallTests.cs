@@ -10,7 +10,7 @@ using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>An image on file systems that refuse calls, and next to other programs that use its names.</summary>
 public sealed class ImageFileCallTests : IDisposable

@@ -6,7 +6,7 @@ using Snapuserd.Images;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>
 /// The states that a power cut can leave on a device while `create` writes a COW over another one. The device writes unflushed data in any

@@ -4,14 +4,13 @@ using System.IO;
 using System.Linq;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
-using Snapuserd.Cli;
 using Snapuserd.Images;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 using static Snapuserd.Tests.Support.OwnThread;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>The two names of a file, and a COW under its temporary name, on file systems that refuse calls.</summary>
 public sealed class TemporaryNameCallTests : IDisposable

@@ -3,14 +3,13 @@ using System.Collections.Generic;
 using System.IO;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
-using Snapuserd.Cli;
 using Snapuserd.Cow;
 using Snapuserd.Images;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Images;
 
 /// <summary>The final and the temporary name of a file being written, and the COW that `create` writes under the temporary name.</summary>
 public sealed class TemporaryNameTests : IDisposable
