@@ -6,7 +6,7 @@ using Snapuserd.Interop;
 using Snapuserd.Text;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Text;
 
 /// <summary>JSON lines, read back with the framework's own parser.</summary>
 public sealed class JsonLineTests

@@ -5,7 +5,7 @@ using Snapuserd.Control;
 using Snapuserd.Merge;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Control;
 
 /// <summary>
 /// The effect of the lines of `ctl` on the snapshots of a process: on all, on one, or on none where the line is ambiguous.

@@ -4,7 +4,7 @@ using Snapuserd.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Control;
 
 public sealed class WaitingControlTests
 {

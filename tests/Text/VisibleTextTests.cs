@@ -1,7 +1,7 @@
 using Snapuserd.Text;
 using Xunit;
 
-namespace Snapuserd.Tests.Cli;
+namespace Snapuserd.Tests.Text;
 
 /// <summary>Names in output for people.</summary>
 public sealed class VisibleTextTests
