@@ -1,5 +1,4 @@
 using System;
-using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Text;
@@ -7,15 +6,13 @@ using System.Text.Json;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
 using Snapuserd.Cli;
-using Snapuserd.Host;
-using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>Log records on standard error and in the kernel's log, which a datagram socket replaces here.</summary>
-public sealed class LogTests : IDisposable
+/// <summary>Log records on standard error.</summary>
+public sealed class LogTests
 {
     private readonly Clock _clock = new();
     private readonly int _ours;
@@ -184,23 +181,5 @@ public sealed class LogTests : IDisposable
             tell(output);
         }
         return File.ReadAllBytes(folder["diagnostics"]);
-    }
-
-    private List<string> Taken()
-    {
-        List<string> taken = [];
-        byte[] bytes = new byte[4096];
-        while (Libc.Recv(_theirs, bytes, Libc.MSG_DONTWAIT) is > 0 and nint length)
-        {
-            // The kernel keeps a record without a line feed until the next one comes.
-            Assert.Equal((byte)'\n', bytes[length - 1]);
-            taken.Add(new UTF8Encoding(false, true).GetString(bytes, 0, (int)length - 1));
-        }
-        return taken;
-    }
-
-    private sealed class Clock : ITimeSource
-    {
-        public long Milliseconds { get; set; } = 1000;
     }
 }

@@ -1,5 +1,4 @@
 using System;
-using System.Buffers.Binary;
 using System.IO;
 using System.Linq;
 using System.Text.RegularExpressions;
@@ -7,18 +6,15 @@ using Snapuserd.Block;
 using Snapuserd.Cli;
 using Snapuserd.Control;
 using Snapuserd.Cow;
-using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>The result and the log records of a merge, word for word, and when an earlier run counts as the one that finished it.</summary>
+/// <summary>The result and the log records of a merge, word for word.</summary>
 public sealed class MergeTellingTests : IDisposable
 {
-    private const uint SYS_getrusage = 98;
-
     private static readonly MergeResult s_result = new()
     {
         OpsTotal = 11,
@@ -313,15 +309,6 @@ public sealed class MergeTellingTests : IDisposable
         }, _stop, _wakeUp);
     }
 
-    private void Merged(string vector = "v3-lz4-descending", int count = -1)
-    {
-        byte[] cow = Golden.Cow(vector);
-        ulong all = (ulong)(count < 0 ? Golden.Row(vector).MergeOps : count);
-        BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(CowHeader.MergeCountOffset), all);
-        File.WriteAllBytes(_folder["cow"], cow);
-        File.WriteAllBytes(_folder["base"], Golden.New);
-    }
-
     private Invocation Words(string options = "", LineFiles? lines = null)
     {
         string[] words = ["--cow", _folder["cow"], "--base", _folder["base"], .. options.Split(' ', StringSplitOptions.RemoveEmptyEntries)];
@@ -338,7 +325,4 @@ public sealed class MergeTellingTests : IDisposable
 
     /// <summary>The results without the peak memory, which depends on the test process.</summary>
     private string Results() => Regex.Replace(_lines.Results, "\"peak_memory\":[0-9]+", "\"peak_memory\":N");
-
-    private static MergeResult? FinishedBefore(Arguments arguments) =>
-        FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
 }

@@ -29,15 +29,12 @@ public sealed class DurableFirstTests : IDisposable
     {
         string path = DescriptorPath.Of(fd);
         string name = path == _folder.Path ? "folder" : Path.GetFileName(path);
-        // A flush covers what exists at that time.
-        _flushed.Add(name == "folder" && File.Exists(Marker) ? "folder with mark" : name);
+        _flushed.Add(name);
         _atFlush?.Invoke();
         return name == _refused ? -Errno.EIO : 0;
     };
 
     private string Cow => _folder["cow"];
-
-    private string Marker => Cow + ".merging";
 
     public void Dispose()
     {
@@ -241,17 +238,6 @@ public sealed class DurableFirstTests : IDisposable
         }
         part.Written();
         part.Finish(_ => { });
-    }
-
-    /// <summary>Makes a COW whose count is complete, its base, and a marker.</summary>
-    private void Merged()
-    {
-        byte[] cow = Golden.Cow(Vector);
-        BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(CowHeader.MergeCountOffset), (ulong)Golden.Row(Vector).MergeOps);
-        File.WriteAllBytes(Cow, cow);
-        File.WriteAllBytes(_folder["base"], Golden.New);
-        Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
-        _flushed.Clear();
     }
 
     /// <summary>A device that loses what was not flushed.</summary>

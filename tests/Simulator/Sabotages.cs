@@ -54,6 +54,8 @@ public static class Sabotages
 
     private static readonly UnitTests s_swap = new("Control", "SwapOrderTests");
     private static readonly UnitTests s_durable = new("Images", "DurableFirstTests");
+    private static readonly UnitTests s_durableMark = new("Merge", "DurableMarkerTests");
+    private static readonly UnitTests s_finished = new("Merge", "FinishedMergeTests");
     private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests", "path: \"serve\"");
     private static readonly UnitTests s_boot = new("Boot", "BootTests.Every_decision_is_the_documented_one");
     private static readonly UnitTests s_bootMerged = new("Boot", "BootTests.A_row_that_was_merged_before");
@@ -414,7 +416,7 @@ public static class Sabotages
         { Tests = s_swap },
         new("mark-unflushed", "a marker is made without a flush", new SourceEdit(Marker, "int Make(", MarkerFlush, ""))
         {
-            Tests = s_durable,
+            Tests = s_durableMark,
         },
         new("mark-folder-unflushed", "a marker is made without a flush of its folder",
             new SourceEdit(Marker, "int Make(", MarkerFolderFlush, "")) { Tests = s_durable },
@@ -528,7 +530,7 @@ public static class Sabotages
             new SourceEdit(BootRows, "void Tell(", "log.Write(", "throw; log.Write(")) { Tests = s_bootResult },
         new("finished-before-flushes-cow-only", "an already finished merge is reported after a flush of the COW alone",
             new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)",
-                "Flush(input.Device, input.Device)")) { Tests = s_durable },
+                "Flush(input.Device, input.Device)")) { Tests = s_finished },
     ];
 
     /// <summary>The unchanged product, built in the same way: the battery must find nothing.</summary>
