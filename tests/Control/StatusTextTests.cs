@@ -28,7 +28,7 @@ public sealed class StatusTextTests
     }
 
     [Fact]
-    public void A_hand_over_that_failed_is_told()
+    public void A_failed_hand_over_is_in_the_status()
     {
         SnapshotStatus status = s_merging with { State = SnapshotState.Merged, HandOverFailed = true, Error = "why" };
         Assert.Contains("; handover: failed, retried at next start; why", StatusText.Long(status));

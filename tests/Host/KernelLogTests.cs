@@ -30,7 +30,7 @@ public sealed class KernelLogTests : IDisposable
     }
 
     [Fact]
-    public void A_record_is_one_write_with_its_priority_and_the_number_of_the_process()
+    public void A_record_is_one_write_with_its_priority_and_the_process_id()
     {
         foreach (Priority priority in Enum.GetValues<Priority>()) Assert.Equal(0, _log.Write(priority, $"is {priority}"));
         Assert.Equal(["<3>snapuserd[17]: is Error", "<4>snapuserd[17]: is Warning", "<5>snapuserd[17]: is Notice",
@@ -38,7 +38,7 @@ public sealed class KernelLogTests : IDisposable
     }
 
     [Fact]
-    public void Whatever_a_path_contains_a_record_is_one_line()
+    public void A_record_is_one_line_whatever_a_path_in_it_contains()
     {
         Assert.Equal(0, _log.Write(Priority.Error, "a\nb\r\nc\u001b[2Jd\u2028e\u0085f\0g\udc9b\u202e\u00e4"));
         Assert.Equal(@"<3>snapuserd[17]: a\x0ab\x0d\x0ac\x1b[2Jd\xe2\x80\xa8e\xc2\x85f\x00g\x9b\xe2\x80\xae" + "\u00e4",
@@ -50,7 +50,7 @@ public sealed class KernelLogTests : IDisposable
     [InlineData(2)]
     [InlineData(3)]
     [InlineData(4)]
-    public void A_long_sentence_becomes_several_records_none_too_long_and_no_character_torn(int bytesPerCharacter)
+    public void A_long_sentence_is_split_into_records_without_splitting_a_character(int bytesPerCharacter)
     {
         string character = bytesPerCharacter switch { 1 => "x", 2 => "ä", 3 => "€", _ => "𝄞" };
         string sentence = string.Concat(Enumerable.Repeat(character, 5000 / bytesPerCharacter)) + ": Permission denied";
@@ -63,7 +63,7 @@ public sealed class KernelLogTests : IDisposable
     }
 
     [Fact]
-    public void The_kernel_never_gets_more_records_than_it_takes_and_the_next_one_counts_what_is_missing()
+    public void The_kernel_never_gets_more_records_than_it_accepts_and_the_next_one_counts_the_missing_ones()
     {
         List<long> sent = [];
         long seed = 1;

@@ -141,8 +141,8 @@ public sealed class PersistedControlStateTests : IDisposable
         _ = Libc.Close(empty);
         PersistedControlState requests = new(-1, _log);
         Assert.Equal(0, requests.CheckedOps);
-        Assert.Contains("requests of ctl are lost if this server is killed", _lines.Diagnostics, StringComparison.Ordinal);
-        Assert.Contains("EBADF", _lines.Diagnostics, StringComparison.Ordinal);
+        Assert.Contains("requests of ctl are lost if this server is killed", _log.Sentences, StringComparison.Ordinal);
+        Assert.Contains("EBADF", _log.Sentences, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -175,7 +175,7 @@ public sealed class PersistedControlStateTests : IDisposable
         Assert.Equal("", _log.Sentences);
         snapshot.SetRate(77);
         snapshot.Pause();
-        Assert.Matches(@"^snapuserd: requests of ctl are lost[^\n]*EBADF[^\n]*\n$", _lines.Diagnostics);
+        Assert.Matches(@"^snapuserd: requests of ctl are lost[^\n]*EBADF[^\n]*\n$", _log.Sentences);
     }
 
     [Theory]

@@ -10,7 +10,7 @@ public sealed class ProcessMemoryTests
     private const uint SYS_getrusage = 98;
 
     [Fact]
-    public void The_peak_of_memory_is_in_bytes_and_minus_one_where_the_system_does_not_say()
+    public void The_peak_of_memory_is_in_bytes_or_minus_one_if_it_is_unknown()
     {
         Assert.True(Snapuserd.Host.ProcessMemory.Peak() > 4 << 20);
         foreach (int errno in (int[])[Errno.EPERM, Errno.ENOSYS])

@@ -39,7 +39,7 @@ public sealed class DurableMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_is_made_when_it_and_its_folder_are_flushed()
+    public void A_marker_is_made_only_after_it_and_its_folder_are_flushed()
     {
         // The second time the marker exists: the process that made it may have been killed before the flush.
         for (int time = 0; time < 2; time++)
@@ -53,7 +53,7 @@ public sealed class DurableMarkerTests : IDisposable
     [Theory]
     [InlineData("cow.merging")]
     [InlineData("folder")]
-    public void A_mark_that_cannot_be_flushed_is_none(string refused)
+    public void A_marker_that_cannot_be_flushed_is_not_made(string refused)
     {
         _refused = refused;
         Assert.Equal(-Errno.EIO, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
@@ -61,7 +61,7 @@ public sealed class DurableMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_is_gone_for_good_when_its_folder_is_flushed_after_that()
+    public void The_folder_is_flushed_after_a_marker_is_removed()
     {
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
         _flushed.Clear();
@@ -70,7 +70,7 @@ public sealed class DurableMarkerTests : IDisposable
     }
 
     [Fact]
-    public void A_mark_says_that_the_merge_has_begun_when_it_is_flushed()
+    public void A_marker_says_that_the_merge_has_begun_only_after_it_is_flushed()
     {
         File.WriteAllBytes(Cow, Golden.Cow(Vector));
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));

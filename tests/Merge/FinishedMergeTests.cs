@@ -41,7 +41,7 @@ public sealed class FinishedMergeTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_is_reported_as_finished_before_when_base_and_cow_are_flushed()
+    public void An_earlier_merge_is_reported_as_finished_only_after_base_and_cow_are_flushed()
     {
         Marked();
         MergeResult? result = FinishedBefore();
@@ -54,7 +54,7 @@ public sealed class FinishedMergeTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void A_merge_that_cannot_be_flushed_is_not_reported_as_finished_before(string refused)
+    public void An_earlier_merge_is_not_reported_as_finished_if_it_cannot_be_flushed(string refused)
     {
         Marked();
         _refused = refused;
@@ -89,7 +89,7 @@ public sealed class FinishedMergeTests : IDisposable
     }
 
     [Fact]
-    public void What_is_finished_ends_its_mark_and_does_not_end_that_of_another()
+    public void A_finished_merge_removes_its_own_marker_and_no_other()
     {
         Merged();
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Begun, new string('5', 64), 1)));
@@ -104,7 +104,7 @@ public sealed class FinishedMergeTests : IDisposable
     [Theory]
     [InlineData("base")]
     [InlineData("cow")]
-    public void What_cannot_be_flushed_for_any_reason_is_not_finished(string refused)
+    public void A_merge_that_cannot_be_flushed_is_not_finished(string refused)
     {
         Merged();
         FileFlush.Before = fd => Path.GetFileName(DescriptorPath.Of(fd)) == refused ? -Errno.EPERM : 0;

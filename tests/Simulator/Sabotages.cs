@@ -419,10 +419,10 @@ public static class Sabotages
             Tests = s_durableMark,
         },
         new("mark-folder-unflushed", "a marker is made without a flush of its folder",
-            new SourceEdit(Marker, "int Make(", MarkerFolderFlush, "")) { Tests = s_durable },
+            new SourceEdit(Marker, "int Make(", MarkerFolderFlush, "")) { Tests = s_durableMark },
         new("mark-folder-unflushed-when-it-was-there", "the folder is not flushed if the marker already exists",
             new SourceEdit(Marker, "int Make(", "if (result >= 0)",
-                "if (result >= 0 && there.Kind == MarkerKind.None)")) { Tests = s_durable },
+                "if (result >= 0 && there.Kind == MarkerKind.None)")) { Tests = s_durableMark },
         new("mark-content-unflushed", "a new marker gets its name without a flush of its content",
             new SourceEdit(Marker, "int Make(", MarkerFlush,
                 "if (result == 0 && !isNew) result = FileFlush.Of(fd);")) { Tests = s_newMarker },
@@ -431,9 +431,9 @@ public static class Sabotages
             new SourceEdit(Marker, "int Make(", "fd);\n        " + MarkerName, "fd);"))
         { Tests = s_newMarker },
         new("mark-begun-unflushed", "a marker that says that the merge has begun is not flushed",
-            new SourceEdit(Marker, "void Begin(", MarkerFlush, "")) { Tests = s_durable },
+            new SourceEdit(Marker, "void Begin(", MarkerFlush, "")) { Tests = s_durableMark },
         new("mark-removed-unflushed", "a marker is removed without a flush of its folder",
-            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durable },
+            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durableMark },
         new("magic-before-the-data-is-durable", "the magic of a COW on a device is written before its data is flushed",
             new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
         new("magic-unflushed", "the magic of a COW on a device is not flushed",
@@ -468,15 +468,15 @@ public static class Sabotages
                 "ZeroSlots();\n        Send();")) { Tests = s_durable },
         new("finished-before-unflushed", "an already finished merge is reported without a flush",
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
-        { Tests = s_durable },
+        { Tests = s_finished },
         new("finished-before-mark-goes-first", "the marker of an already finished merge is removed before base and COW are flushed",
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "mark.End(); if (Flush(target, input.Device)"))
-        { Tests = s_durable },
+        { Tests = s_finished },
         new("finished-before-mark-stays", "the marker of an already finished merge stays",
-            new SourceEdit(Finished, FinishedBefore, "mark.End();", "")) { Tests = s_durable },
+            new SourceEdit(Finished, FinishedBefore, "mark.End();", "")) { Tests = s_finished },
         new("mark-without-its-name-stays", "the unnamed new marker of a killed process stays after the merge",
             new SourceEdit(Marker, "void Remove(", "left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
-        { Tests = new("Control", "MergeMarkerTests.A_new_mark_that") },
+        { Tests = new("Merge", "MergeMarkerCallTests.A_new_mark_that") },
         new("opened-as-merged-mark-goes-unflushed", "a snapshot that finds all ops counted removes the marker without a flush",
             new SourceEdit(Life, "void ConfirmMerged()", "engine.MakeMergedDurable();", "")) { Tests = s_swap },
         new("opened-as-merged-mark-stays", "a snapshot that finds all ops counted leaves the marker",
@@ -549,10 +549,10 @@ public static class Sabotages
             new SourceEdit(Magic, "", "class DeferredMagic", "class DeferredMagic")) { Tests = s_durable },
         new("nothing-in-Boot", "Boot is compiled unchanged",
             new SourceEdit(BootFile, "", "class BootSystem(", "class BootSystem(")) { Tests = new("Boot", "BootSystemTests") },
-        new("nothing-in-Merge-for-Cli", "Merge is compiled unchanged, for the unit tests of the command line",
-            new SourceEdit(Finished, "", "class FinishedMerge", "class FinishedMerge")) { Tests = s_durable },
+        new("nothing-in-Merge-for-its-tests", "Merge is compiled unchanged, for its unit tests",
+            new SourceEdit(Finished, "", "class FinishedMerge", "class FinishedMerge")) { Tests = s_finished },
         new("nothing-in-Cli", "Cli is compiled unchanged",
-            new SourceEdit(Merge, "", "class MergeVerb", "class MergeVerb")) { Tests = s_durable },
+            new SourceEdit(Merge, "", "class MergeVerb", "class MergeVerb")) { Tests = new("Cli", "MergeTellingTests") },
     ];
 
     /// <summary>

@@ -3,7 +3,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Text;
 
-/// <summary>Which lines are an object, and its members.</summary>
+/// <summary>Parses lines of JSON: which lines are objects, and their members.</summary>
 public sealed class JsonFieldsTests
 {
     [Theory]
@@ -20,10 +20,10 @@ public sealed class JsonFieldsTests
     [InlineData("{\"a\":[1,2}")]
     [InlineData("{\"a\":1,\"a\":2}")]
     [InlineData("{\"a\":1} {")]
-    public void What_is_no_object_is_none(string line) => Assert.Null(JsonFields.Parse(line));
+    public void A_line_that_is_not_a_json_object_is_refused(string line) => Assert.Null(JsonFields.Parse(line));
 
     [Fact]
-    public void Members_have_their_names_in_any_order_with_any_blanks_and_not_those_of_objects_inside()
+    public void Members_are_found_in_any_order_with_any_blanks_and_not_in_nested_objects()
     {
         JsonFields? fields = JsonFields.Parse(" {\t\"b\" : \"x,}\\\"y\" ,\r\n \"in\" : { \"a\" : \"}\", \"c\":[{\"d\":1}] }, "
             + "\"list\":[1,\"]\"], \"a\":-12.5 , \"n\":null,\"w\":\"null\" } \n");
