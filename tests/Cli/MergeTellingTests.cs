@@ -35,7 +35,6 @@ public sealed class MergeTellingTests : IDisposable
 
     public void Dispose()
     {
-        FileFlush.Before = null;
         _wakeUp.Dispose();
         _lines.Dispose();
         _folder.Dispose();
