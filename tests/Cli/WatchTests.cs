@@ -26,7 +26,7 @@ public sealed class WatchTests
     [Theory]
     [InlineData(null)]
     [InlineData(34.9)]
-    public void What_watch_shows_comes_back_from_json(double? check)
+    public void The_status_that_watch_shows_can_be_parsed_from_json(double? check)
     {
         foreach (SnapshotState state in System.Enum.GetValues<SnapshotState>())
         {
