@@ -14,23 +14,6 @@ namespace Snapuserd.Tests.Cli;
 /// <summary>Log records on standard error.</summary>
 public sealed class LogTests
 {
-    private readonly Clock _clock = new();
-    private readonly int _ours;
-    private readonly int _theirs;
-    private readonly KernelLog _log;
-
-    public LogTests()
-    {
-        Assert.Equal(0, Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_DGRAM | Libc.SOCK_CLOEXEC, out _ours, out _theirs));
-        _log = new KernelLog(_ours, _clock, 17);
-    }
-
-    public void Dispose()
-    {
-        _ = Libc.Close(_ours);
-        _ = Libc.Close(_theirs);
-    }
-
     [Fact]
     public void Progress_in_the_kernels_log_is_one_record_per_tenth_and_at_most_one_per_second()
     {
