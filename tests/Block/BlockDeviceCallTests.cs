@@ -149,7 +149,7 @@ public sealed class BlockDeviceCallTests : IDisposable
         SnapuserdException refused = Assert.Throws<SnapuserdException>(
             () => Answering([SYS_flock, SYS_statfs], Refuse, () => BlockDevice.Open(_folder["f"], Alone).Dispose()));
         Assert.Equal(ExitCode.Unavailable, refused.Code);
-        Assert.StartsWith($"cannot lock {_folder["f"]}: nfs has no locks (flock: {ErrnoText.Of(errno)}); --no-lock", refused.Message,
+        Assert.StartsWith($"cannot lock {_folder["f"]}: nfs has no locks (flock: {ErrnoText.Of(errno)}); use --no-lock", refused.Message,
             StringComparison.Ordinal);
         int exclusive = Libc.LOCK_EX | Libc.LOCK_NB, shared = Libc.LOCK_SH | Libc.LOCK_NB;
         Assert.Equal(errno == Errno.EBADF ? [exclusive, shared] : [exclusive], kinds);

@@ -168,14 +168,15 @@ public static class Sabotages
         new("window-stays-claimed", "the count moves on and the state byte stays valid",
             new SourceEdit(Protocols, " WriteWindow(int", "metadata.State = ScratchLayout.Invalid;", "")),
         new("replace-exempt-from-rule-1", "a Replace or Zero overwrites data that ops after the count still read", new SourceEdit(Plan,
-            "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"),
+            "int PlainRun(", "safeFroms[position] <= durable", "(safeFroms[position] <= durable || !this[position].IsOrdered)"),
             new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > plan.Count)")),
         new("replace-exempt-from-rule-1-unasserted", "the same, and the batch ignores the op's limit", new SourceEdit(Plan, "int PlainRun(",
-            "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler,
+            "safeFroms[position] <= durable", "(safeFroms[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler,
                 "bool TryAdd(", "batch.TryAdd(plan.SafeFrom(_position))",
                 "batch.TryAdd(plan[_position].IsOrdered ? plan.SafeFrom(_position) : 0)")) { WithoutAssertion = true },
         new("limit-off-by-one", "an op overwrites data that the op at the count still reads",
-            new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Rules,
+            new SourceEdit(Plan, "int PlainRun(", "safeFroms[position] <= durable", "safeFroms[position] <= durable + 1"),
+            new SourceEdit(Rules,
                 "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable + 1)")),
         new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well",
             new SourceEdit(Plan, "int PlainRun(", "safeFroms[position] <= durable", "safeFroms[position] <= durable + 1"),
@@ -433,7 +434,8 @@ public static class Sabotages
         new("mark-begun-unflushed", "a marker that says that the merge has begun is not flushed",
             new SourceEdit(Marker, "void Begin(", MarkerFlush, "")) { Tests = s_durableMark },
         new("mark-removed-unflushed", "a marker is removed without a flush of its folder",
-            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durableMark },
+            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : newFd, out _)", "_ = fd"))
+        { Tests = s_durableMark },
         new("magic-before-the-data-is-durable", "the magic of a COW on a device is written before its data is flushed",
             new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
         new("magic-unflushed", "the magic of a COW on a device is not flushed",
@@ -470,12 +472,12 @@ public static class Sabotages
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
         { Tests = s_finished },
         new("finished-before-mark-goes-first", "the marker of an already finished merge is removed before base and COW are flushed",
-            new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "mark.End(); if (Flush(target, input.Device)"))
+            new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "marker.End(); if (Flush(target, input.Device)"))
         { Tests = s_finished },
         new("finished-before-mark-stays", "the marker of an already finished merge stays",
-            new SourceEdit(Finished, FinishedBefore, "mark.End();", "")) { Tests = s_finished },
+            new SourceEdit(Finished, FinishedBefore, "marker.End();", "")) { Tests = s_finished },
         new("mark-without-its-name-stays", "the unnamed new marker of a killed process stays after the merge",
-            new SourceEdit(Marker, "void Remove(", "left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
+            new SourceEdit(Marker, "void Remove(", "newFd >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
         { Tests = new("Merge", "MergeMarkerCallTests.A_new_mark_that") },
         new("opened-as-merged-mark-goes-unflushed", "a snapshot that finds all ops counted removes the marker without a flush",
             new SourceEdit(Life, "void ConfirmMerged()", "engine.MakeMergedDurable();", "")) { Tests = s_swap },
