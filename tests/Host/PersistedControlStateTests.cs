@@ -175,7 +175,7 @@ public sealed class PersistedControlStateTests : IDisposable
         Assert.Equal("", _log.Sentences);
         snapshot.SetRate(77);
         snapshot.Pause();
-        Assert.Matches(@"^snapuserd: requests of ctl are lost[^\n]*EBADF[^\n]*\n$", _log.Sentences);
+        Assert.Matches(@"^requests of ctl are lost[^\n]*EBADF[^\n]*\n$", _log.Sentences);
     }
 
     [Theory]
