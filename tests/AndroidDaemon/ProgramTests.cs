@@ -339,7 +339,7 @@ public sealed class ProgramTests : IDisposable
     [InlineData("'..' cannot name", "daemon", "--socket", "..")]
     [InlineData("--no-socket and --socket", "daemon", "--no-socket", "--socket", "/nowhere/x", "a,b,c,d")]
     [InlineData("needs --device nbd", "daemon", "--socket", "x", "--socket-folder", "/nowhere")]
-    [InlineData("16 MiB of --memory", "daemon", "--socket", "x", "--memory", "8M")]
+    [InlineData("--memory of at least 16 MiB", "daemon", "--socket", "x", "--memory", "8M")]
     [InlineData("two sockets from init", "daemon", "--socket-handoff")]
     [InlineData("two sockets from init", "-socket_handoff", "-log=stderr")]
     [InlineData("worker-count", "-no_socket", "-worker_count", "many", "-log=stderr")]
