@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the current sources three times, for this machine or for ARCH in the environment, and compares the binaries. One build is in a
-# clone with its .git, as users build it; two are in folders without .git, whose names differ in length. Files that git ignores are not
+# clone with its .git, as users build it; two are in folders without .git, whose names differ in length. Results of earlier builds are not
 # copied.
 set -eu
 cd "$(dirname "$0")/.."

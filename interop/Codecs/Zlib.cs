@@ -45,8 +45,8 @@ public sealed unsafe class Zlib : IDisposable
     private Zlib(ZStream* stream) => _stream = stream;
 
     /// <summary>
-    /// Makes an inflate stream for the zlib framing. Returns 0, or with <paramref name="zlib"/> null -ENOMEM, or -EINVAL for an
-    /// incompatible zlib.
+    /// Makes an inflate stream for the zlib framing. Returns 0, -ENOMEM, or -EINVAL for an incompatible zlib. After an error,
+    /// <paramref name="zlib"/> is null.
     /// </summary>
     public static int Create(out Zlib? zlib)
     {

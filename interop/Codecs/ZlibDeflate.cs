@@ -20,8 +20,8 @@ public sealed unsafe class ZlibDeflate : IDisposable
     private ZlibDeflate(Zlib.ZStream* stream) => _stream = stream;
 
     /// <summary>
-    /// Makes a stream of <paramref name="level"/> 0 to 9. Returns 0, or with <paramref name="deflate"/> null -ENOMEM, or -EINVAL for an
-    /// invalid level or an incompatible zlib.
+    /// Makes a stream of <paramref name="level"/> 0 to 9. Returns 0, -ENOMEM, or -EINVAL for an invalid level or an incompatible zlib.
+    /// After an error, <paramref name="deflate"/> is null.
     /// </summary>
     public static int Create(int level, out ZlibDeflate? deflate)
     {

@@ -54,7 +54,7 @@ internal static class BootVerb
         HibernationSearch hibernation = new(new ResumeDevices(), text ?? "");
         BootOptions options = new()
         {
-            // If the command line cannot be read, it may request a rollback, so nothing is merged automatically.
+            // If /proc/cmdline does not exist, the command line may request a rollback, so nothing is merged automatically.
             Merge = text == null ? MergePolicy.Manual : line.Merge,
             Device = line.Device,
             Verify = line.Verify,

@@ -7,7 +7,8 @@ namespace Snapuserd.Serve;
 public sealed class NbdOptions
 {
     /// <summary>
-    /// The path at which <see cref="NbdServer"/> listens, of at most 107 bytes. It must not exist, or be the socket of a dead server.
+    /// The path at which <see cref="NbdServer"/> listens, of at most 107 bytes. The only file that may already exist there is the socket of
+    /// a dead server, which is replaced.
     /// </summary>
     public string SocketPath { get; init; } = "";
 
@@ -53,7 +54,9 @@ public sealed class NbdOptions
     /// <summary>Milliseconds for which Stop waits for clients to read outstanding replies before it hangs up.</summary>
     public int DrainMilliseconds { get; init; } = 5000;
 
-    /// <summary>The number of connections between the kernel and <see cref="NbdDevice"/>; the kernel uses one per processor.</summary>
+    /// <summary>
+    /// The number of connections between the kernel and <see cref="NbdDevice"/>. The kernel assigns each processor to one of them.
+    /// </summary>
     public int DeviceConnections { get; init; } = Math.Clamp(Environment.ProcessorCount, 1, 4);
 
     /// <summary>
@@ -71,6 +74,8 @@ public sealed class NbdOptions
     /// </summary>
     public string Identifier { get; init; } = "";
 
-    /// <summary>Receives a message about every client that was dropped or has to wait, on the thread that noticed it.</summary>
+    /// <summary>
+    /// Receives a message about every client that is dropped, and one when new clients begin to wait. Called on the thread that notices it.
+    /// </summary>
     public Action<string>? Report { get; init; }
 }
