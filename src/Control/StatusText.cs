@@ -12,7 +12,7 @@ public static class StatusText
     public static string Short(SnapshotStatus status) =>
         $"{status.Name}: {Head(status)}{(status.Device.Length > 0 ? $"; {status.Device}" : "")}";
 
-    /// <summary>The short form followed by all other details, on one line per snapshot.</summary>
+    /// <summary>The short form, followed on the same line by the other details that apply.</summary>
     public static string Long(SnapshotStatus status)
     {
         string text = $"{Short(status)}; cow {status.Cow}, base {status.Base}";
@@ -40,7 +40,10 @@ public static class StatusText
         .Add("times_resumed", status.TimesResumed).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds)
         .Add("failed_reads", status.FailedReads).Add("error", status.Error.Length > 0 ? status.Error : null).ToString();
 
-    /// <summary>Parses the output of <see cref="Json"/>, as far as <see cref="Short"/> and the progress bar show it.</summary>
+    /// <summary>
+    /// The status in an object that <see cref="Json"/> wrote. It has everything that <see cref="Short"/> and the progress bar show; some
+    /// other properties keep their defaults.
+    /// </summary>
     public static SnapshotStatus Parse(JsonFields fields) => new()
     {
         Name = fields.Text("name"),

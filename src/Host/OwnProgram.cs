@@ -7,7 +7,8 @@ namespace Snapuserd.Host;
 public static class OwnProgram
 {
     /// <summary>
-    /// Opens the file for reading, and returns its descriptor. Throws with exit code 66 if the file was removed or /proc is not available.
+    /// Opens the file for reading, and returns its descriptor. Uses the path that was executed; if that fails, /proc/self/exe, which also
+    /// opens a file that was removed. Throws with exit code 66 if both fail.
     /// </summary>
     public static int Open()
     {
