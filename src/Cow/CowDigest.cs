@@ -13,11 +13,11 @@ namespace Snapuserd.Cow;
 ///   header      all but the magic (an unsafe merge changes it temporarily) and num_merge_ops
 ///   v2          each record, 20 bytes, labels, clusters and the footer included; after a Sequence record its list
 ///   v3          sequence list, resume points and ops, as they lie in the file
-///   samples     64 samples of 16 KiB, evenly spread from the end of scratch (v2) or of the op slots (v3) to the end of the last payload;
-///               the whole range if it is not longer than 1 MiB
+///   samples     64 samples of 16 KiB, evenly spread over a range; the whole range if it is not longer than 1 MiB. In v2 the range is
+///               from the end of scratch to the end of the footer, in v3 from the end of the op slots to the end of the last payload
 /// </code>
-/// The digest leaves out scratch, which a merge overwrites, and everything after the last payload, because a device is longer than its
-/// content. The samples distinguish updates with equal ops: without compression, two updates of the same blocks have the same ops.
+/// The digest leaves out scratch, which a merge overwrites, and everything after that range, because a device may be longer than the COW
+/// on it. The samples distinguish updates with equal ops: without compression, two updates of the same blocks have the same ops.
 /// </summary>
 public static class CowDigest
 {

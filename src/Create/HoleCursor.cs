@@ -1,6 +1,9 @@
 namespace Snapuserd.Create;
 
-/// <summary>Remembers the last hole, so that a huge hole needs only one query. For one thread, whose offsets mostly ascend.</summary>
+/// <summary>
+/// Remembers the last range that <see cref="IImageReader.TrySkipHole"/> found to be zeros, so that requests within it need no other query.
+/// For one thread, whose offsets mostly ascend.
+/// </summary>
 internal struct HoleCursor(IImageReader image)
 {
     private long _start;

@@ -24,7 +24,7 @@ public sealed class UdevNameTests
     [InlineData(@"a\x5cx20", @"a\x5cx20")]
     // Not escapes of udev.
     [InlineData(@"\x2F\x2\y20\", @"\x5cx2F\x5cx2\x5cy20\x5c")]
-    public void A_label_is_encoded_as_udev_does(string label, string name) => Assert.Equal(name, UdevName.Of(label));
+    public void A_label_is_encoded_as_udev_encodes_it(string label, string name) => Assert.Equal(name, UdevName.Of(label));
 
     [Fact]
     public void Bytes_that_are_not_utf8_are_escaped_one_by_one()
