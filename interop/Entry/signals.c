@@ -59,7 +59,7 @@ int snapuserd_listen(int event)
     return 0;
 }
 
-/* From now on those signals also send SIGTERM to this child, which must not have been collected yet; 0: to none. */
+/* From now on those signals also send SIGTERM to this child, which must not have been reaped yet; 0: to none. */
 void snapuserd_forward(int child)
 {
     atomic_store(&child_to_end, child);

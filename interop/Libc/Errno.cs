@@ -139,7 +139,7 @@ public static class Errno
     public const int ERFKILL = 132;
     public const int EHWPOISON = 133;
 
-    /// <summary>The kernel's own ENOTSUPP, in no header of user space: some network and stacked file systems return it.</summary>
+    /// <summary>The kernel's ENOTSUPP, which no user-space header defines. Some network and stacked file systems return it.</summary>
     internal const int KernelOnlyENOTSUPP = 524;
 
     /// <summary>The constant's name ("EIO"), or "errno 4711" for an unknown number. Takes either sign.</summary>
@@ -287,13 +287,14 @@ public static class Errno
     public static bool IsUnsupported(int result) => result is -ENOSYS or -EOPNOTSUPP or -ENOTTY or -KernelOnlyENOTSUPP;
 
     /// <summary>
-    /// True if a call's result is a negative errno for a lack of memory or descriptors, which gives no information about the call's object.
-    /// False for a result of 0 or more, which may be a descriptor equal to an errno.
+    /// True if a call's result is a negative errno for a lack of memory or descriptors. Such an error says nothing about the file or device
+    /// that the call was for. False for a result of 0 or more: descriptor 24, for example, is not EMFILE (24).
     /// </summary>
     public static bool IsOutOfResources(int result) => result is -EMFILE or -ENFILE or -ENOMEM;
 
     /// <summary>
-    /// The text of strerror(3) in the C locale, with a lower-case first letter; null for a number without a name. Takes either sign.
+    /// The text of strerror(3) in the C locale, with a lower-case first letter except in an abbreviation ("RFS specific error"). Gives the
+    /// kernel's ENOTSUPP, which strerror does not know, the text of EOPNOTSUPP. Null for a number without a name. Takes either sign.
     /// </summary>
     public static string? Text(int errno) => (errno < 0 ? -errno : errno) switch
     {

@@ -11,13 +11,13 @@ public static unsafe partial class Libc
     private const int WNOWAIT = 0x1000000;
 
     /// <summary>
-    /// Blocks until a child has ended, but does not collect it; its PID is not reused until <see cref="WaitPid"/> does. Returns 0 or a
+    /// Blocks until a child has ended, but does not reap it; its PID is not reused until <see cref="WaitPid"/> does. Returns 0 or a
     /// negative errno.
     /// </summary>
     public static int WaitForEnd(int child) => waitid(P_PID, child, null, WEXITED | WNOWAIT) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     /// <summary>
-    /// Collects an ended child. Returns 0 or a negative errno. <paramref name="code"/> is its exit code, or −1 if a signal killed it,
+    /// Reaps an ended child. Returns 0 or a negative errno. <paramref name="code"/> is its exit code, or −1 if a signal killed it,
     /// whose number is <paramref name="signal"/>.
     /// </summary>
     public static int WaitPid(int child, out int code, out int signal)
@@ -27,7 +27,7 @@ public static unsafe partial class Libc
     }
 
     /// <summary>
-    /// Collects a child if it has ended, without waiting. Returns the child's PID, 0 while it lives, or a negative errno.
+    /// Reaps a child if it has ended, without waiting. Returns the child's PID, 0 while it lives, or a negative errno.
     /// </summary>
     public static int TryWaitPid(int child, out int code, out int signal) => Wait(child, WNOHANG, out code, out signal);
 

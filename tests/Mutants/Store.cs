@@ -12,7 +12,7 @@ public sealed class Store
     private readonly Dictionary<string, Verdict> _verdicts = [];
     private readonly Lock _lock = new();
 
-    /// <summary>Reads the verdicts of an earlier run; a truncated line is ignored.</summary>
+    /// <summary>Reads the verdicts of an earlier run. Removes a truncated last line, so that the next verdict begins a new line.</summary>
     public Store(string path)
     {
         _path = path;

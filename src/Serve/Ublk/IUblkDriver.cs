@@ -18,15 +18,16 @@ internal interface IUblkDriver : IDisposable
     int OpenCharacterDevice(int id);
 
     /// <summary>
-    /// Tests whether the driver has recorded a server for a queue. Sends a command that no driver knows over /dev/ublkcN, and returns its
-    /// error as a negative errno. In Linux 6.12 that is EINVAL if another thread is recorded as the queue's server, and EOPNOTSUPP if none
-    /// is recorded.
+    /// Tests whether the driver has recorded a server for a queue. Sends a command that the driver does not know to /dev/ublkcN, and
+    /// returns the command's error as a negative errno. In Linux 6.12 that is EINVAL if another thread is recorded as the queue's server,
+    /// and EOPNOTSUPP if none is recorded.
     /// </summary>
     int AskQueue(int fd, int queue);
 
     /// <summary>
-    /// Fetches all tags of <paramref name="queues"/> in one system call on a new thread, closes the ring, and waits until the thread has
-    /// ended. Afterwards the driver has recorded a dead server for each of these queues. Returns 0 or a negative errno.
+    /// Fetches all tags of <paramref name="queues"/> in one system call on a new thread, closes that thread's ring, and waits until the
+    /// thread has ended. The driver has then recorded a dead server for each of these queues, unless it refused a fetch. The result, 0 or a
+    /// negative errno, does not include such a refusal; <see cref="AskQueue"/> shows it.
     /// </summary>
     int FetchAndLeave(int fd, int[] queues, int depth);
 
