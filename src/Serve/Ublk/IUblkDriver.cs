@@ -26,8 +26,8 @@ internal interface IUblkDriver : IDisposable
 
     /// <summary>
     /// Fetches all tags of <paramref name="queues"/> in one system call on a new thread, closes that thread's ring, and waits until the
-    /// thread has ended. The driver has then recorded a dead server for each of these queues, unless it refused a fetch. The result, 0 or a
-    /// negative errno, does not include such a refusal; <see cref="AskQueue"/> shows it.
+    /// thread has ended. Returns 0 or a negative errno. After 0 the driver has recorded a dead server for each of these queues, unless it
+    /// refused a fetch; <see cref="AskQueue"/> shows whether it did.
     /// </summary>
     int FetchAndLeave(int fd, int[] queues, int depth);
 
