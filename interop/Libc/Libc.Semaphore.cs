@@ -72,7 +72,9 @@ public static unsafe partial class Libc
         return result < 0 ? -Marshal.GetLastPInvokeError() : result;
     }
 
-    /// <summary>semctl(2) for the commands that take a number or nothing. Returns the command's value or a negative errno.</summary>
+    /// <summary>
+    /// semctl(2) for the commands whose last argument is an int or absent. Returns the command's value or a negative errno.
+    /// </summary>
     public static int SemControl(int id, int number, int command, int value)
     {
         int result = semctl(id, number, command, value);

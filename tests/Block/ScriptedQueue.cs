@@ -11,13 +11,13 @@ internal sealed class ScriptedQueue(int depth) : IBlockQueue
 {
     private readonly List<BlockRequest> _inFlight = [];
 
-    /// <summary>Every attempt through the queue, in order.</summary>
+    /// <summary>Every attempt through the queue, in order of completion.</summary>
     public List<BlockRequest> Asked { get; } = [];
 
     /// <summary>Every synchronous call.</summary>
     public List<BlockRequest> Performed { get; } = [];
 
-    /// <summary>The result of attempt number n (from 0) at a request.</summary>
+    /// <summary>The result of an attempt through the queue. Its number, from 0, counts the attempts at all requests.</summary>
     public Func<int, BlockRequest, int> Attempt { get; set; } = (_, request) => request.Buffer.Length;
 
     /// <summary>The result of a synchronous call.</summary>
@@ -26,7 +26,7 @@ internal sealed class ScriptedQueue(int depth) : IBlockQueue
     /// <summary>Index of the request in flight that ends next.</summary>
     public Func<int, int> Next { get; set; } = _ => 0;
 
-    /// <summary>The result of the next wait, if negative.</summary>
+    /// <summary>The result of every wait, if negative.</summary>
     public int Broken { get; set; }
 
     public int Depth => depth;

@@ -16,16 +16,16 @@ public sealed class OverlapTests(ITestOutputHelper output)
     private const ulong Seed = 1;
 
     [Fact]
-    public void One_op_over_every_shift_of_a_sector_ends_in_the_target_or_is_refused_with_reason()
+    public void One_op_over_every_shift_in_sectors_ends_in_the_target_or_is_refused_with_reason()
     {
         Tally tally = new();
         Overlaps.CheckAll(Overlaps.All(1, Seed), Seed, tally);
         Tell(tally);
-        Assert.True(tally.Cases > 100, "fewer programs than there are ways to overlap");
+        Assert.True(tally.Cases > 100, "too few programs");
     }
 
     [Fact]
-    public void Two_ops_over_every_shift_of_a_sector_end_in_the_target_or_are_refused_with_reason()
+    public void Two_ops_over_shifted_sources_end_in_the_target_or_are_refused_with_reason()
     {
         Tally tally = new();
         Overlaps.CheckAll(Overlaps.All(2, Seed).Take(1500), Seed, tally);
@@ -44,7 +44,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Six_ops_whose_windows_must_begin_at_the_right_count_end_in_the_target()
+    public void Six_ops_that_read_what_others_write_end_in_the_target_or_are_refused_with_reason()
     {
         Tally tally = new();
         OverlapGraphs.CheckAll(OverlapGraphs.All(6, Seed + 1).Take(1500), Seed, tally, stride: 9);
@@ -53,7 +53,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Sources_made_of_several_pieces_of_the_base_end_in_the_target_or_are_refused_with_reason()
+    public void Ops_over_sources_made_of_several_pieces_of_the_base_end_in_the_target_or_are_refused_with_reason()
     {
         Tally tally = new();
         Overlaps.CheckAll(Overlaps.Some(3, Seed).Take(400), Seed, tally);
@@ -71,7 +71,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Shifts_cover_every_sector_up_to_more_than_three_blocks_with_sources_inside_around_and_beside_the_base()
+    public void Shifts_cover_every_number_of_sectors_up_to_three_blocks_and_sources_inside_and_around_the_base()
     {
         HashSet<int> shifts = [];
         foreach (Geometry geometry in Overlaps.Shifts)

@@ -102,11 +102,11 @@ public sealed record OverlapProgram(SmallOp[] Ops, Geometry Source)
 }
 
 /// <summary>
-/// Programs whose source overlaps the base: by every shift of a sector up to more than three blocks either way, with sources as long as the
-/// base, longer and shorter, and with sources made of several pieces. There are two valid outcomes. One is a refusal before the first
-/// write; then <see cref="NaiveOverlap"/> must not find a safe order either. The other is the result of <see cref="NaiveMerger"/>, with
-/// power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be read in both cases. The same holds for every count
-/// at which another or an older engine could have stopped the merge.
+/// Programs whose source overlaps the base. A source is as long as the base, longer or shorter, and begins any number of sectors, up to
+/// almost four blocks, before or after the start of the base. Other sources are made of several pieces. There are two valid outcomes. One
+/// is a refusal before the first write; then <see cref="NaiveOverlap"/> must not find a safe order either. The other is the result of
+/// <see cref="NaiveMerger"/>, with power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be read in both cases.
+/// The same holds for every count at which another or an older engine could have stopped the merge.
 /// <para>
 /// Two programs are equivalent if the same parts of their reads and writes overlap, with the same windows; one of each class is tried.
 /// </para>

@@ -162,7 +162,7 @@ internal sealed class Round : IDisposable
             RunSteps(update.StagedTwice);
             CutPower();
             Expect(65, Binary.Run(["merge", .. Devices, "--progress", "never"]), "merge of a half-staged COW");
-            Same(_image, _base.See(_image.Length), "the base beside a half-staged COW");
+            Same(_image, _base.See(_image.Length), "the base after the refused merge of a half-staged COW");
         }
         RunSteps(steps.Length);
         if (!update.Marker) return;
@@ -170,7 +170,7 @@ internal sealed class Round : IDisposable
         LoopDevice.Call("sync", Marker, Path.GetDirectoryName(Marker)!);
     }
 
-    /// <summary>The number of system calls of a whole merge, counted on copies in memory.</summary>
+    /// <summary>The number of system calls that killat counts in a whole merge of copies in memory.</summary>
     private int Count(string io)
     {
         try
@@ -180,7 +180,7 @@ internal sealed class Round : IDisposable
             BinaryResult counted = Run(KillAt.Command("0",
                 ["merge", "--cow", _machine["count.cow"], "--base", _machine["count.img"], .. Source, "--io", io, "--progress", "never"]));
             Expect(0, counted, "merge of copies");
-            Same(_target, File.ReadAllBytes(_machine["count.img"]), "the base of copies");
+            Same(_target, File.ReadAllBytes(_machine["count.img"]), "the copy of the base after the merge");
             return int.Parse(counted.Error.Trim().Split('\n')[^1], CultureInfo.InvariantCulture);
         }
         finally
@@ -223,7 +223,7 @@ internal sealed class Round : IDisposable
         if (one.How is Interruption.PowerCut or Interruption.DisksVanish) CutPower();
     }
 
-    /// <summary>Discards all unflushed data, on disks that support it.</summary>
+    /// <summary>Discards all unflushed data of the COW and the base. Does nothing unless both support it.</summary>
     private void CutPower()
     {
         if (_cow.Power is null || _base.Power is null) return;
@@ -332,7 +332,7 @@ internal sealed class Round : IDisposable
         if (!answer.StartsWith(begins, StringComparison.Ordinal)) throw new SoakException($"the daemon replies '{answer}' to '{message}'");
     }
 
-    /// <summary>Reads the whole served image, in reads of unequal lengths.</summary>
+    /// <summary>Reads the whole served image. The length of the reads depends on the round.</summary>
     private void ReadAll(string socket)
     {
         using NbdClient client = NbdClient.Ready(socket, structured: _target.Length % 8192 == 0);
@@ -428,7 +428,7 @@ internal sealed class Round : IDisposable
             }
             catch (Exception e) when (killed && e is not SoakException && _ended.Wait(Longest))
             {
-                // The server was killed in the middle of a reply.
+                // The server was killed while the image was read.
             }
         }
 
