@@ -94,7 +94,7 @@ public sealed class AndroidProtocolTests
         Assert.Equal("100.000000", client.Ask("merge_percent"));
         Assert.Equal(Golden.New, fixture.Base("system_b"));
         Assert.Equal(Golden.New, fixture.Servers["system_b"].Read(0, Golden.New.Length));
-        // The client removes the device. The snapshot ends by itself and counts as merged.
+        // When the client removes the device, the snapshot ends. Its name is then unknown, but merge_percent still counts it as merged.
         fixture.Servers["system_b"].Remove();
         SetFixture.Until(() => client.Ask("getstatus,system_b") == "snapshot-merge-failed", "its end");
         Assert.Equal("success", client.Ask("delete,system_b"));
@@ -123,13 +123,13 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void A_delete_waits_for_the_device_to_go_and_no_other_client_waits_for_that()
+    public void A_delete_waits_until_the_device_is_removed_and_does_not_block_other_clients()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client(), other = fixture.Client();
         fixture.Serve(client, "a");
         client.Send("delete,a");
-        // A second client sends the same request: both get the answer.
+        // Another client sends the same request. Both get the answer when the device is removed.
         using Talker third = fixture.Client();
         third.Send("delete,a");
         fixture.Serve(other, "b");
@@ -159,10 +159,10 @@ public sealed class AndroidProtocolTests
         SetFixture.Until(() => fixture.Set.IsTerminating, "detach");
         Assert.Equal("passive", client.Ask("query"));
         Assert.Equal("fail", client.Ask(late));
-        SetFixture.Until(() => client.Ask("getstatus,idle") == "snapshot-merge-failed", "the end of an unread snapshot");
+        SetFixture.Until(() => client.Ask("getstatus,idle") == "snapshot-merge-failed", "the end of a snapshot that was not started");
         Assert.Equal("fail", client.Ask("initiate_merge,served"));
-        // A paused merge that had not begun is not done, but still counts as a merge: the next boot continues it.
-        SetFixture.Until(() => fixture.Status("merging").State == SnapshotState.Serving, "the end of the merge");
+        // Detach cancels the paused merge, which had not begun. Its state is still snapshot-merge, because the next boot does the merge.
+        SetFixture.Until(() => fixture.Status("merging").State == SnapshotState.Serving, "the cancellation of the merge");
         Assert.Equal("snapshot-merge", client.Ask("getstatus,merging"));
         Assert.Equal(Golden.New, fixture.Servers["served"].Read(0, Golden.New.Length));
         Assert.Equal(Golden.New, fixture.Servers["merging"].Read(0, Golden.New.Length));
@@ -234,7 +234,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void Without_a_verifier_nothing_is_verified()
+    public void Without_a_verifier_update_verify_fails_if_a_snapshot_is_served()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
@@ -269,7 +269,7 @@ public sealed class AndroidProtocolTests
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
-        // A path whose beginning is itself a valid path.
+        // The slashes make the message longer than 512 bytes, the maximum.
         string padded = fixture.Files("a");
         padded += new string('/', 512 - padded.Length) + "more";
         Assert.Equal("fail", client.Ask(padded));

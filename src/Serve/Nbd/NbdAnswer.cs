@@ -62,7 +62,7 @@ internal sealed class NbdAnswer
     /// <summary>True if the whole piece was sent.</summary>
     public bool IsSent => _sent == _headBytes + Piece;
 
-    /// <summary>Begins the reply. If the request is refused, the reply is ready at once.</summary>
+    /// <summary>Begins the reply. A reply without data is ready at once.</summary>
     public void Begin(NbdExport export, in NbdRequest request, bool structured)
     {
         (_request, _ticks, _sent, _told, Done, Piece, IsLast) = (request, 0, 0, false, 0, 0, false);
@@ -93,7 +93,7 @@ internal sealed class NbdAnswer
     {
         if (IsBegun)
         {
-            // The header was sent and promises these bytes.
+            // The header, of which at least a part was sent, promises these bytes.
             int from = From;
             return from == Piece || Fetch(reader, Done + from, buffer.Part(from, Piece - from)) >= 0 ? null : Broken(Done + from);
         }
@@ -204,7 +204,10 @@ internal sealed class NbdAnswer
         _headBytes = NbdWire.ReplyBytes;
     }
 
-    /// <summary>Sets the header of a data chunk; <paramref name="length"/> bytes follow it, including the offset.</summary>
+    /// <summary>
+    /// Sets the header of a chunk, and the offset that follows it. <paramref name="length"/> counts all bytes after the header, including
+    /// the offset.
+    /// </summary>
     private void SetChunk(ushort type, int length, ulong offset)
     {
         BinaryPrimitives.WriteUInt32BigEndian(_head, NbdProtocol.StructuredReplyMagic);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Hook of dracut without systemd, run once when the first devices exist: makes /dev/mapper/NAME for every row of the table.
-# shellcheck disable=SC2154 # $job is dracut's: this file, so that it does not run again
+# shellcheck disable=SC2154 # $job is dracut's variable: the path of this hook
 command -v emergency_shell >/dev/null || . /lib/dracut-lib.sh
 
 sh /usr/lib/snapuserd/drivers
@@ -20,4 +20,5 @@ echo "$snapuserd_rows" | while read -r _ state path; do
     esac
 done
 : >/run/snapuserd-boot.done
+# dracut runs the hooks of this queue repeatedly; this one must not run again.
 rm -f -- "$job"
