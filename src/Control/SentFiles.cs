@@ -5,8 +5,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Control;
 
 /// <summary>
-/// The client's half of `attach`: opens the files in this process's view and sends them, so that the server uses the same files
-/// (<see cref="AttachedFiles"/>).
+/// The client's half of `attach`: opens the files and sends their descriptors, because the same paths may lead to other files under
+/// the server's root, working folder and mounts (<see cref="AttachedFiles"/>).
 /// </summary>
 public sealed class SentFiles : IDisposable
 {

@@ -10,7 +10,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Images in files: errors, and holes that are not read.</summary>
+/// <summary>Images in files: errors, and holes that a comparison skips.</summary>
 public sealed class FileImageTests(ITestOutputHelper output)
 {
     [Theory]
@@ -36,7 +36,7 @@ public sealed class FileImageTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Holes_of_16_GiB_images_are_not_read()
+    public void Comparison_skips_the_holes_of_large_images()
     {
         const long Length = 16L << 30, MiB = 1 << 20;
         using var folder = new TempFolder();
@@ -47,7 +47,8 @@ public sealed class FileImageTests(ITestOutputHelper output)
         MakeSparse(folder["new"], Length + (1L << 30), noise, 3L << 30, 5L << 30);
         using FileImageReader oldFile = FileImageReader.Open(folder["old"]), newFile = FileImageReader.Open(folder["new"]);
         if (!oldFile.TrySkipHole(0, out _))
-            throw new InvalidOperationException($"{folder.Path} is on a file system without holes; set TMPDIR to a folder on another one");
+            throw new InvalidOperationException(
+                $"{folder.Path} is on a file system that reports no holes; set TMPDIR to a folder on another one");
         var old = new CountingImage(oldFile);
         var now = new CountingImage(newFile);
         using DiffPlan plan = Differ.Compare(old, now, new DiffOptions { Threads = 2 });
@@ -74,6 +75,10 @@ public sealed class FileImageTests(ITestOutputHelper output)
         }
     }
 
+    /// <summary>
+    /// Counts the bytes of <see cref="Read"/>. <see cref="TrySkipHole"/> reads the file as well, to check that a hole contains zeros; these
+    /// bytes are not counted.
+    /// </summary>
     private sealed class CountingImage(IImageReader image) : IImageReader
     {
         private long _bytesRead;

@@ -51,16 +51,16 @@ public sealed class SchemaTests
         """;
 
     [Fact]
-    public void Switched_mutant_behaves_like_the_one_built_alone_and_no_number_means_no_change()
+    public void Switched_mutant_behaves_like_the_one_built_alone_and_with_all_switches_off_the_original_runs()
     {
         Project toy = new("Toy", new Dictionary<string, string> { [File] = Source }, Project.Framework(), "");
         Sample sample =
             new(toy.Mutants(File), int.MaxValue, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant)
                 ? BuildKind.Alone : null);
-        // Compiles every mutant alone, each in its own namespace, in one call of the compiler.
         (Mutant Mutant, int Number)[] tried =
             [.. sample.Mutants.Select((one, number) => (one.Mutant, Number: number)).Where(one =>
                 sample.Mutants[one.Number].Kind == BuildKind.Switched && toy.CompilesAlone(one.Mutant))];
+        // The original and every tried mutant, each in its own namespace, so that they are built in one call of the compiler.
         Project each =
             new("Each", tried.ToDictionary(one => $"{one.Number}.cs", one => Within($"M{one.Number}", one.Mutant.Apply(Source))),
                 Project.Framework(), Within("Plain", Source));
@@ -76,8 +76,8 @@ public sealed class SchemaTests
             Assert.True(expected == found, $"{mutant.Id}: alone {expected}, switched {found}");
             if (expected != plain) different++;
         }
-        Assert.True(tried.Length > 60, $"{tried.Length}");
-        Assert.True(different > tried.Length * 3 / 4, $"{different} of {tried.Length}");
+        Assert.True(tried.Length > 60, $"only {tried.Length} mutants were compared");
+        Assert.True(different > tried.Length * 3 / 4, $"only {different} of {tried.Length} mutants change the output");
     }
 
     private static string Within(string name, string source) =>

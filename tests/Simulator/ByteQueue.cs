@@ -4,13 +4,14 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>The engine issued more requests than any merge of such a small file can need.</summary>
+/// <summary>A run exceeded a limit of requests, reads or image chunks that no run over such small test files needs.</summary>
 public sealed class HangException(string what) : Exception(what);
 
 /// <summary>
-/// Devices that are arrays, for trials by the hundred thousand. There is no cache and no crash (see <see cref="SimQueue"/>). Every range is
-/// checked, racing requests are rejected, completions come in an order that the seed decides, and requests are counted against a limit.
-/// <paramref name="lie"/> may change the result of a read: device, offset, bytes.
+/// A queue for devices that are byte arrays, fast enough for hundreds of thousands of trials. Unlike <see cref="SimQueue"/>, it simulates
+/// neither a cache nor crashes. Every range is checked, racing requests are rejected, completions come in an order that the seed decides,
+/// and requests are counted against a limit. <paramref name="lie"/> receives the device, the offset and the bytes of every read and may
+/// change the bytes.
 /// </summary>
 public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong seed, int limit, Action<int, long, Memory<byte>>? lie = null)
     : IBlockQueue
@@ -76,7 +77,7 @@ public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong se
         if (length == 0) throw new ContractViolationException($"an empty {request.Verb}");
         if (request.Offset < 0 || request.Offset > devices[request.Device].Length - length)
             throw new ContractViolationException($"{request.Verb} of {length} bytes at {request.Offset} goes beyond device "
-                + $"{request.Device} of {devices[request.Device].Length}");
+                + $"{request.Device}, which has {devices[request.Device].Length} bytes");
         foreach (BlockRequest other in _flights)
         {
             if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read))
