@@ -9,7 +9,7 @@ using Snapuserd.Serve;
 
 namespace Snapuserd.Boot;
 
-/// <summary>The system calls of a boot on the running system.</summary>
+/// <summary>The operations of a boot on the running system.</summary>
 /// <param name="log">Receives records about rows.</param>
 /// <param name="hasTerminal">True if standard error is a terminal on which a merge can draw its progress.</param>
 /// <param name="controlFolder">The folder of the servers' sockets.</param>

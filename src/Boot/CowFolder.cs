@@ -12,7 +12,9 @@ namespace Snapuserd.Boot;
 /// </summary>
 public static class CowFolder
 {
-    /// <summary>Why a COW that is missing in <paramref name="folder"/> may exist elsewhere; null if it would be visible there.</summary>
+    /// <summary>
+    /// Called if the COW does not exist in <paramref name="folder"/>. Returns the reason why it may still exist; null if there is no COW.
+    /// </summary>
     public static string? Doubt(string folder)
     {
         int result = Libc.StatFs(folder, out StatFsData data);

@@ -3,7 +3,10 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Boot;
 
-/// <summary>The system calls of a boot. Tests use an implementation that only records them.</summary>
+/// <summary>
+/// The operations of a boot on devices, processes and the clock. Tests use an implementation that records them and returns prepared
+/// results.
+/// </summary>
 public interface IBootSystem
 {
     /// <summary>A monotonic clock, in milliseconds.</summary>
@@ -22,12 +25,15 @@ public interface IBootSystem
     bool HasUblk { get; }
 
     /// <summary>
-    /// Why a COW that is missing in <paramref name="folder"/> may be on a file system that is not mounted there yet; null if it would be
-    /// visible.
+    /// Called if the COW does not exist in <paramref name="folder"/>. Returns the reason why it may still exist, for example on a file
+    /// system that is not mounted there yet; null if there is no COW.
     /// </summary>
     string? Doubt(string folder);
 
-    /// <summary>True if a device of that number has a living server or is not one of ours.</summary>
+    /// <summary>
+    /// True if ublk device <paramref name="number"/> exists and a new server cannot take it over, for example because its server is alive
+    /// or the device is not one of ours.
+    /// </summary>
     bool IsUblkTaken(int number);
 
     /// <summary>
@@ -49,15 +55,22 @@ public interface IBootSystem
     void Verify(BootRow row);
 
     /// <summary>
-    /// Starts a server with these arguments, in its own session, and waits until it is ready or has ended. Returns 0 when it is ready.
-    /// Returns its exit code if it has ended, and 74 (EX_IOERR) if it was killed because it did neither in time.
+    /// Starts a server with these arguments, in its own session, and waits until it is ready or has ended. Returns
+    /// <list type="bullet">
+    /// <item>0 if it has reported that it is ready, even if it has ended since;</item>
+    /// <item>75 (interrupted) if it ended with 0 without that report, because it was stopped;</item>
+    /// <item>its exit code if it failed; 69 if it could not be executed, and 70 if a signal killed it;</item>
+    /// <item>74 (EX_IOERR) if it was not ready in time, so that this method ended it.</item>
+    /// </list>
     /// </summary>
     ExitCode Serve(string[] arguments);
 
     /// <summary>Runs `merge` with these arguments to its end, with its progress shown; returns its exit code.</summary>
     ExitCode Merge(string[] arguments);
 
-    /// <summary>Throws if there is no device mapper, which /dev/mapper/NAME needs.</summary>
+    /// <summary>
+    /// Throws if /dev/mapper/NAME is not available: there is no device mapper or no permission, or a device of that name is not ours.
+    /// </summary>
     void CheckMapper(BootRow row);
 
     /// <summary>Puts /dev/mapper/NAME of <paramref name="row"/> on its base.</summary>

@@ -4,7 +4,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Boot;
 
-/// <summary>The system calls of the search for a hibernation image. Tests replace them.</summary>
+/// <summary>The devices and files that the search for a hibernation image reads. Tests replace them.</summary>
 public interface IResumeDevices
 {
     /// <summary>The readable block devices; null if the kernel's list is not available.</summary>

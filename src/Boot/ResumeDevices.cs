@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Boot;
 
-/// <summary>The system calls of the search for a hibernation image on the running system.</summary>
+/// <summary>The devices and files of the running system that the search for a hibernation image reads.</summary>
 public sealed class ResumeDevices : IResumeDevices
 {
     private const int MostBytes = 64 << 10;

@@ -7,8 +7,7 @@ namespace Snapuserd.Boot;
 
 /// <summary>
 /// The state of a row's files. Waits for missing files, because devices and the file system with the COW may appear late. A missing COW
-/// means "no update" only if it would be visible (<see cref="CowFolder"/>): the folder may be a mount point on which a file system is not
-/// mounted yet.
+/// means "no update" only if the file system of its folder is certainly mounted (<see cref="CowFolder"/>).
 /// </summary>
 public sealed class RowDevices
 {

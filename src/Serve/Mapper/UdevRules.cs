@@ -22,8 +22,8 @@ internal static class UdevRules
             # Keep the database entry after switch_root, even if the ramdisk cleans the database.
             OPTIONS+="db_persist"
 
-            # The table changes from read-only to writable when all is merged. The rules of the device mapper would remove all links for
-            # that event.
+            # The kernel sends an event with DISK_RO when a new table makes the device read-only or writable. The rules of the device
+            # mapper would remove all links for DISK_RO=1.
             ENV{DISK_RO}=="?*", ENV{DISK_RO}=""
 
             # A replayed "add" event of a device that has a table. Without this flag, the rules of the device mapper ignore the event if
@@ -42,7 +42,8 @@ internal static class UdevRules
             ACTION=="remove", GOTO="snapuserd_end"
             ATTR{dm/uuid}!="SNAPUSERD-?*", GOTO="snapuserd_end"
 
-            # The base and the served device show the same file system. The links in /dev/disk lead to this one.
+            # The base and the served device show the same file system as this device. This priority makes the links in /dev/disk lead
+            # to this device.
             OPTIONS+="link_priority=60"
 
             # If this system has the rules of the device mapper, they have done the rest.
