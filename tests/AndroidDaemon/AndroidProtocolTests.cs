@@ -269,9 +269,9 @@ public sealed class AndroidProtocolTests
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
-        // The slashes make the message longer than 512 bytes, the maximum.
-        string padded = fixture.Files("a");
-        padded += new string('/', 512 - padded.Length) + "more";
+        // With slashes before the last path the first 512 bytes, the maximum, would be a valid request.
+        string request = fixture.Files("a");
+        string padded = request.Insert(request.LastIndexOf(',') + 1, new string('/', 512 - request.Length)) + "more";
         Assert.Equal("fail", client.Ask(padded));
         Assert.Equal("", client.Receive());
         Assert.Empty(fixture.Set.Snapshots);
