@@ -67,6 +67,9 @@ public static class Sabotages
     /// </summary>
     public static IReadOnlyList<Sabotage> Sample => [.. All.DistinctBy(sabotage => sabotage.Edits[0].File)];
 
+    /// <summary>The builds without a change that `make test` tries: one that the battery judges, and one that unit tests judge.</summary>
+    public static IReadOnlyList<Sabotage> SampleOfNone => [.. None.DistinctBy(sabotage => sabotage.Tests == null)];
+
     private const string ForgetWindow =
         "metadata.State = ScratchLayout.Invalid;\n            foreach (IoGroup transfers in metadata.Commit()) yield return transfers;";
     private const string FlushBase = "foreach (IoGroup transfers in target.Flush()) yield return transfers;";
