@@ -239,9 +239,7 @@ public static class Sabotages
         new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet",
             new SourceEdit(Protocols, "> Journal(", "metadata.State = ScratchLayout.Valid;", "setup.Readers.Publish(new "
                 + "OpLocations(marks.Durable, window)); metadata.State = ScratchLayout.Valid;"), new SourceEdit(Protocols, "> Journal(",
-                "Journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the "
-                + "window's contents from memory.\n        setup.Readers.Publish(new OpLocations(marks.Durable, window));",
-                "Journaled += window;")),
+                "setup.Readers.Publish(new OpLocations(marks.Durable, window));\n        running.SwitchTo", "running.SwitchTo")),
         new("left-window-not-published", "after a crash, readers read sources that the window overwrites",
             new SourceEdit(Engine, "RecoveredWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
         new("count-and-window-in-two-words", "a reader may get a count together with the window of another count", new SourceEdit(Gate,
