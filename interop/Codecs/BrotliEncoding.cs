@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The brotli encoder. Its state cannot be reset, so each call makes one and frees it. Android's writer uses the whole-buffer call too;
-/// the streaming calls would produce other bytes.
+/// The brotli encoder. A state of brotli cannot be reset, so each call creates and frees its own. Android's writer also compresses a whole
+/// buffer with one call. Input passed in pieces, to the streaming calls, can give other bytes at low qualities.
 /// </summary>
 [LibraryHeader("brotli/encode.h")]
 public static unsafe class BrotliEncoding

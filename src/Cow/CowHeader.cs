@@ -27,11 +27,11 @@ namespace Snapuserd.Cow;
 ///   54    8 op_count                    x    ops that were never written
 ///   62    8 op_count_max                x    misplacing the data
 ///   70    4 compression_algorithm       x    a codec that this program lacks
-///   74    4 max_compression_size        x    units larger than the buffers for them
+///   74    4 max_compression_size        x    units larger than any that a writer makes
 /// </code>
 /// <see cref="Parse"/> and the op readers check that header, scratch, op array and every payload lie inside the file,
-/// that op_count ≤ op_count_max &lt; 2^32, that num_merge_ops ≤ length of the merge order, and that no unit is larger than
-/// max_compression_size, which is at most 256 KiB (cow-format §2, §6, §10).
+/// and that op_count ≤ op_count_max &lt; 2^32. They reject a unit larger than max_compression_size, which is at most 256 KiB.
+/// <see cref="CowFile.Read"/> checks that num_merge_ops ≤ length of the merge order (cow-format §2, §6, §10).
 /// </summary>
 public sealed record CowHeader
 {
@@ -55,8 +55,8 @@ public sealed record CowHeader
     public const int MergeCountOffset = 26;
 
     /// <summary>
-    /// Largest unit in bytes that any writer makes: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is rejected, because buffers
-    /// have this size.
+    /// Largest unit in bytes that any writer makes: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is rejected, because no
+    /// writer uses it.
     /// </summary>
     public const int MaxUnitBytesLimit = 256 * 1024;
 
@@ -141,7 +141,8 @@ public sealed record CowHeader
     }
 
     /// <summary>
-    /// Reads the first <see cref="PrefixBytes"/> bytes. If the file has fewer, throws with a message that names the kind of the file.
+    /// Reads the first <see cref="PrefixBytes"/> bytes. If the file has fewer, the exception says that it is empty, cut off, or a
+    /// file of another kind.
     /// </summary>
     private static void ReadPrefix(IByteSource source, Span<byte> h)
     {
@@ -181,7 +182,10 @@ public sealed record CowHeader
             throw new CowCutOffException($"{name} is {source.Length} bytes long, shorter than its header of {headerBytes}");
     }
 
-    /// <summary>The fields as stored. Those after the header's end are 0, as in Android's reader.</summary>
+    /// <summary>
+    /// The fields as stored, and 0 for those after the header's end, as in Android's reader. Two fields of v3 differ: an unknown algorithm
+    /// becomes None, and a max_compression_size of 0 becomes one block.
+    /// </summary>
     private static CowHeader Decode(ReadOnlySpan<byte> h)
     {
         int major = U16(h, 8);
@@ -222,8 +226,9 @@ public sealed record CowHeader
     }
 
     /// <summary>
-    /// Checks the fields that only version 3 has. The checks are ordered so that no sum can overflow: the file is shorter than 2^63 bytes,
-    /// and every other term is below 2^37.
+    /// Checks the fields that only version 3 has. The checks are ordered so that no sum can overflow if the file is shorter than
+    /// 2^63 - 2^37 bytes. The sequence list is known to lie inside the file before sizes are added to its end, and these are below 2^37 in
+    /// total.
     /// </summary>
     /// <param name="checks">Throws if a check fails.</param>
     /// <param name="length">Bytes of the file.</param>
@@ -260,7 +265,7 @@ public sealed record CowHeader
         }
     }
 
-    /// <summary>True if a version with headers of this size exists.</summary>
+    /// <summary>True if this major version exists and its header can have this size.</summary>
     public static bool IsKnown(int major, int headerBytes) => major switch
     {
         1 => headerBytes == V1Bytes,

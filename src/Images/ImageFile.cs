@@ -38,7 +38,7 @@ public sealed class ImageFile : IDisposable
     /// Locks the file that will be replaced. Creates the temporary file, or empties the one that a killed run left. Exit code 64 if either
     /// name belongs to one of the <paramref name="devices"/> that are read, 65 if it is a COW whose merge has begun. Exit code 69 if it
     /// cannot be locked (not with <paramref name="withoutLock"/>), 73 if it cannot be created, 76 while another run writes it or another
-    /// program uses it.
+    /// program uses it. Exit code 77 if an existing file may not be opened.
     /// </summary>
     public void Create(DeviceSet devices, bool withoutLock)
     {
@@ -78,8 +78,8 @@ public sealed class ImageFile : IDisposable
     }
 
     /// <summary>
-    /// Makes the file durable, renames it to its final name, and makes the name durable. Exit code 75, and no file, if a stop was requested
-    /// before the rename. <paramref name="warn"/> receives a message about missing file system features.
+    /// Makes the file durable, renames it to its final name, and makes the name durable. Exit code 75, without the rename, if a stop was
+    /// requested before it. <paramref name="warn"/> receives a message about missing file system features.
     /// </summary>
     public void Finish(StopFlag stop, Action<string> warn)
     {
@@ -134,7 +134,7 @@ public sealed class ImageFile : IDisposable
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing && part == null)
         {
-            // Another run renamed the file to its final name between the two calls.
+            // Since Create made or found the file, another run has renamed it to its final name or removed it.
             return false;
         }
         catch
@@ -171,7 +171,7 @@ public sealed class ImageFile : IDisposable
         else Check(result, "setting its length");
     }
 
-    /// <summary>Copies owner and mode of the replaced file, where the file system supports them.</summary>
+    /// <summary>Copies the mode of the replaced file, and as root also its owner, where the file system supports them.</summary>
     private void TakeAttributes(Action<string> warn)
     {
         ref readonly StatxData old = ref _name.Existing;

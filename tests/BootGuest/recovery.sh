@@ -19,4 +19,4 @@ tr '\r' '\n' <console.recovery | grep -a '^merge ' | sed -n '1p' || true
 shows console.recovery '^recovery: system is the new image' "the end of the recovery"
 same base.1 qcow2 new.img || fail "the base is not the new image"
 start console.plain boottest=plain "file=base.1,format=qcow2" "file=cow.1,format=qcow2"
-ended 0 "the boot after it"
+ended 0 "the boot after the recovery"

@@ -1,5 +1,5 @@
-# From the first boot of an update to the plain device: served over ublk, five power cuts in one merge, a kill of the server, and the swap
-# under the mounted root.
+# An update over ublk, from its first boot to the plain device. Five power cuts interrupt its merge, the server is killed once, and the
+# mounted root is switched from the server to the base.
 . "$HERE/lib.sh"
 SEED=${SEED:-9}
 RANDOM=$SEED
@@ -7,7 +7,7 @@ disks
 middle=0
 for cut in 0 1 2 3 4; do
     CUT=$((RANDOM % 900))
-    # The first merge starts with the boot, on slow disks; the later ones are requested with `ctl`, which sets the rate.
+    # In the first boot the merge starts by itself, and the base disk is slow. In later boots `ctl` sets the rate and requests the merge.
     if [ "$cut" -eq 0 ]; then
         start "console.$cut" boottest=cut "file=base.$cut,format=qcow2,$slow" "file=cow.$cut,format=qcow2"
     else
@@ -27,5 +27,5 @@ start console.end "boottest=merge kill=yes rate=50k snapuserd.merge=manual" "fil
 ended 0 "the end of the merge"
 same base.5 qcow2 new.img || fail "the base is not the new image"
 start console.plain boottest=plain "file=base.5,format=qcow2" "file=cow.5,format=qcow2"
-ended 0 "the boot after it"
+ended 0 "the boot after the merge"
 shows console.plain 'up .*: the new image, on vda, 0 servers' "the plain device"

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Simulation;
 
-/// <summary>The random choices of the soak (tests/Soak): a seed repeats a round, and every choice occurs.</summary>
+/// <summary>The random choices of the soak (tests/Soak): the same seed gives the same round, and every choice occurs.</summary>
 public sealed class SoakPlanTests
 {
     private const int Rounds = 2000;
@@ -35,7 +35,7 @@ public sealed class SoakPlanTests
         Assert.Equal(25, s_plans.Select(plan => (plan.Cow, plan.Base)).Distinct().Count());
         UpdatePlan[] updates = [.. s_plans.SelectMany(plan => plan.Updates)];
         Assert.Equal(3, updates.Select(update => update.Finisher).Distinct().Count());
-        // A server is killed or loses its power; SIGTERM ends a merge, and disks vanish during a merge.
+        // Kill and PowerCut interrupt a merge or a server; Term and DisksVanish interrupt only a merge.
         Assert.Equal(6, updates.SelectMany(update => update.Breaks).Select(one => (one.How, one.Serving)).Distinct().Count());
         Assert.Equal(["uring", "sync"], updates.Select(update => update.Way.Io).Distinct().OrderDescending());
         Assert.Equal(8, updates.Where(update => update.Create is not null).Select(update => update.Create!.Compression).Distinct().Count());
@@ -45,7 +45,7 @@ public sealed class SoakPlanTests
     }
 
     [Fact]
-    public void Power_fails_only_where_both_disks_can_lose_it()
+    public void Power_fails_only_where_both_disks_can_lose_unflushed_data()
     {
         foreach (RoundPlan plan in s_plans)
         {

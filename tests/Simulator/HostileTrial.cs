@@ -29,7 +29,7 @@ public readonly record struct HostileOutcome(string? Rule, string Sentence)
 /// </summary>
 public sealed partial class HostileTrial : IDisposable
 {
-    /// <summary>The most managed bytes per run: what design §5 allows besides --memory.</summary>
+    /// <summary>The most managed bytes per run: what docs/ramdisk.md allows besides --memory, without the bytes per op.</summary>
     private const long ManagedBytes = 16 << 20;
 
     // Small enough to be filled with garbage for every run, and large enough for any unit and a v2 payload; the minimum of --memory is 8

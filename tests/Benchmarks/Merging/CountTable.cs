@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 /// </summary>
 internal static class CountTable
 {
-    // The default of the program's --memory, and the memory that design §5 allows besides it.
+    // The limit of the peak memory (README): --memory, by default 32 MiB, and besides it 16 MiB and 48 bytes per op.
     private const long Memory = 32 << 20, Beside = 16 << 20, PerOp = 48;
 
     internal static void Run(TextWriter output, BenchOptions options, string folder, List<CowVariant> variants)
@@ -24,8 +24,8 @@ internal static class CountTable
             string cow = MergeBenchmark.Prepare(output, options, folder, variant);
             if (!headed)
             {
-                output.WriteLine("\nCounts, per byte or per 10^9 bytes of target; \"of allowed\" is against the targets (README), + where "
-                    + "it is at most 1\n\n"
+                output.WriteLine("\nCounts, per byte or per 10^9 bytes of target. \"Of allowed\" is the count divided by its limit "
+                    + "(README), with + if that is at most 1, and - if it is more\n\n"
                     + "| COW | ops | journaled | read/B | written/B | written of allowed | requests/GB | system calls/GB | flushes | of "
                     + "allowed | checkpoints/GB | CPU s/GB | peak MiB | of allowed | allocated B/op | collections |\n"
                     + "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
