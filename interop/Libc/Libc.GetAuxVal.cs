@@ -12,7 +12,7 @@ public static unsafe partial class Libc
     /// <summary>Page size of the running kernel in bytes; <see cref="Sizes.SystemPage"/> reads it once, for all other code.</summary>
     internal static int PageSize() => (int)getauxval(AT_PAGESZ);
 
-    /// <summary>The path of this program as its parent passed it to execve; null if the kernel does not report it.</summary>
+    /// <summary>The path that was passed to execve to start this program; null if the kernel does not report it.</summary>
     public static string? ExecutedPath() => ByteText.Decode((byte*)getauxval(AT_EXECFN));
 
     [DllImport("libc")]

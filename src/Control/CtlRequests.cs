@@ -47,7 +47,8 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
     public const string SupervisorVariable = "SNAPUSERD_SUPERVISOR";
 
     /// <summary>
-    /// The request for the supervisor's process ID. If the server is killed while `ctl stop` runs, `ctl` waits until this process ends.
+    /// The request for the supervisor's process ID. If the server is killed while `ctl stop` runs, `ctl` repeats its request until
+    /// another server replies or the supervisor has ended.
     /// </summary>
     public const string SupervisorRequest = "supervisor";
 
@@ -154,7 +155,8 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
     }
 
     /// <summary>
-    /// Checks the watched snapshots, including those removed since the last check; true if none of their merges is running or queued.
+    /// Checks the watched snapshots, including those removed since the last check; true if none of them is being opened and none of their
+    /// merges is running or queued.
     /// </summary>
     private bool IsOver(Watcher watcher)
     {
@@ -165,7 +167,7 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
         {
             SnapshotStatus status = one.Status;
             over &= !ControlCommands.GoesOn(status);
-            // If several failed, the first one that was seen counts.
+            // If several merges ended early, `ctl` reports the first that was found.
             watcher.Failure ??= ControlCommands.Failure(status);
         }
         return over;
@@ -206,7 +208,7 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
         /// <summary>Every snapshot that any check has selected.</summary>
         internal List<Snapshot> Seen { get; } = [];
 
-        /// <summary>The result of the first of them whose merge ended early.</summary>
+        /// <summary>The result of the first merge that was found to have ended early.</summary>
         internal (ExitCode Code, string Sentence)? Failure { get; set; }
     }
 

@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Cycles and order on artificial graphs of ops, which a pair of images would hardly give.</summary>
+/// <summary>Breaking of cycles, and order of ops, on artificial graphs that a pair of images would rarely produce.</summary>
 public sealed class GraphTests(ITestOutputHelper output)
 {
     private const int Size = 4096;
@@ -95,7 +95,7 @@ public sealed class GraphTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Cheapest_op_of_a_cycle_is_replaced_wherever_the_search_enters_it()
+    public void Cheapest_op_of_a_cycle_is_replaced_wherever_it_is_in_the_cycle()
     {
         for (int cheapest = 0; cheapest < 50; cheapest++)
         {

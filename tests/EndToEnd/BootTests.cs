@@ -12,7 +12,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// `boot` of the built binary on systems without a device mapper: its output, and its actions before it needs the device mapper.
+/// `boot` of the built binary where it can make no mapped device, because bases are files or the system has no device mapper: its output,
+/// and its actions before it needs a mapped device.
 /// </summary>
 public sealed class BootTests : IDisposable
 {
@@ -142,7 +143,7 @@ public sealed class BootTests : IDisposable
         [
             "boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0",
         ];
-        // Stands for another boot that takes long.
+        // Holds the lock of `boot`, as a slow boot does.
         using Process other = Binary.StartProgram("flock", [_folder["run.lock"], "sh", "-c", "echo locked; read go"]);
         Assert.Equal("locked", other.StandardOutput.ReadLine());
         using Process first = Binary.Start(arguments), second = Binary.Start(arguments);

@@ -15,13 +15,12 @@ public sealed record BinaryResult(int ExitCode, string Output, string Error)
 }
 
 /// <summary>
-/// The built program, as it is shipped: $SNAPUSERD if it is set (make test sets it; relative to the root), else build/snapuserd, which
-/// build.sh brings up to date once per test run.
+/// The built program, as it is shipped: $SNAPUSERD if it is set, as in make test, else build/snapuserd, which build.sh brings up to date
+/// once per test process. Relative paths are relative to <see cref="Root"/>.
 /// </summary>
 public static class Binary
 {
-    // No run takes longer than a second, or about ten seconds in an emulator. A run that hangs must fail its test before CI's own time
-    // limit.
+    // Runs take seconds, and several times as long in an emulator. A run that hangs must fail its test before CI's own time limit.
     private static readonly TimeSpan s_limit =
         TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
 
@@ -51,7 +50,7 @@ public static class Binary
     /// </summary>
     public static string CompiledChecks => s_checks.Value;
 
-    /// <summary>The path in an environment variable, relative to the root; null if it is not set.</summary>
+    /// <summary>The path in an environment variable, made absolute from <see cref="Root"/>; null if it is not set.</summary>
     public static string? Given(string variable) =>
         Environment.GetEnvironmentVariable(variable) is { Length: > 0 } given ? System.IO.Path.GetFullPath(given, Root) : null;
 
@@ -65,7 +64,7 @@ public static class Binary
     public static BinaryResult RunRedirected(string redirections, params string[] arguments) =>
         RunProgram("/bin/sh", ["-c", $"exec \"$0\" \"$@\" {redirections}", Path, .. arguments]);
 
-    /// <summary>Starts the program without waiting for it; both streams are redirected and must be read.</summary>
+    /// <summary>Starts the program without waiting for it. Its three streams are redirected; both outputs must be read.</summary>
     public static Process Start(params string[] arguments) => StartProgram(Path, arguments);
 
     /// <summary>

@@ -20,7 +20,7 @@ public sealed class JsonFieldsTests
     [InlineData("{\"a\":[1,2}")]
     [InlineData("{\"a\":1,\"a\":2}")]
     [InlineData("{\"a\":1} {")]
-    public void A_line_that_is_not_a_json_object_is_refused(string line) => Assert.Null(JsonFields.Parse(line));
+    public void A_line_that_is_not_a_json_object_or_repeats_a_name_is_refused(string line) => Assert.Null(JsonFields.Parse(line));
 
     [Fact]
     public void Members_are_found_in_any_order_with_any_blanks_and_not_in_nested_objects()

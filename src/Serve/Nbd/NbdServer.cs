@@ -8,7 +8,7 @@ namespace Snapuserd.Serve;
 
 /// <summary>
 /// Provides a view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. Supports the
-/// newstyle handshake and structured replies, but not TLS and metadata contexts.
+/// newstyle handshake and structured replies, but neither TLS nor metadata contexts.
 /// <para>
 /// One thread accepts clients and enforces deadlines; a fixed number of workers serves all clients, see <see cref="NbdSession"/>. An idle
 /// client costs a descriptor and a few hundred bytes.
@@ -27,8 +27,8 @@ public sealed class NbdServer : IBlockServer
 
     /// <summary>
     /// The size of a socket's send buffer in bytes; the kernel doubles it. Each of the first <see cref="FewClients"/> clients gets enough
-    /// to keep a copying program busy. Further clients get less to limit the sum: 2048 clients that read nothing hold at most 140 MB of
-    /// kernel memory instead of 850.
+    /// to keep a copying program busy. Further clients get less to limit the sum: 2048 clients that read nothing hold about 150 MB of
+    /// kernel memory instead of 870 or more.
     /// </summary>
     private const int LargeSocket = 256 << 10, SmallSocket = 32 << 10, FewClients = 32;
 
@@ -152,7 +152,7 @@ public sealed class NbdServer : IBlockServer
             _acceptor?.Join();
             _acceptor = null;
             foreach (NbdSession session in Sessions()) session.StopReceiving();
-            // A client that does not read its replies must not delay a shutdown.
+            // Limit the wait: a client that does not read its replies must not block a shutdown.
             if (!WaitUntilEmpty(_options.DrainMilliseconds))
             {
                 foreach (NbdSession session in Sessions()) session.HangUp();
@@ -190,7 +190,7 @@ public sealed class NbdServer : IBlockServer
     {
         long next = long.MaxValue;
         for (int i = 0; i < _sessions.Length; i++) Volatile.Read(ref _sessions[i])?.CheckTime(_options, ref next);
-        // A deadline may start during the wait, so the wait must not be longer than the shortest deadline.
+        // A client's time limit may begin during the wait, so do not wait longer than the shorter of the two limits.
         long longest = Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L;
         return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, longest);
     }
@@ -322,9 +322,9 @@ public sealed class NbdServer : IBlockServer
                 crowd.Update(full, _sessions.Length, shortage, Now);
                 if (crowd.Patience > 0) wait = Sooner(wait, crowd.Patience);
                 if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
-                if (!TryWait(wait, forClients: crowd.Patience <= 0, out bool come)) return;
+                if (!TryWait(wait, forClients: crowd.Patience <= 0, out bool arrived)) return;
                 // After a failed accept, try again even if no client waits.
-                if (shortage == 0 && !come) continue;
+                if (shortage == 0 && !arrived) continue;
                 // If a client has left during the wait, a waiting client gets its slot.
                 if (full) lock (_gate) full = _free == 0;
                 if (!full) shortage = LetIn();

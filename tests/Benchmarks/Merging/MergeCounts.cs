@@ -5,8 +5,9 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// Countable costs of a merge, which depend on the engine and the COW but not on the machine's speed. Bytes are those that passed through
-/// the block queue, whether or not the page cache served them. Requests are those submitted to the ring, without wake-ups.
+/// Costs of a merge that can be counted. The waits depend on the machine's speed, and so does the number of checkpoints if they also come
+/// by time. Everything else depends only on the engine and the COW. Bytes are those that passed through the block queue, whether or not the
+/// page cache served them. Requests are those submitted to the ring, without wake-ups.
 /// </summary>
 internal sealed record MergeCounts(EngineRun Run)
 {
@@ -14,10 +15,11 @@ internal sealed record MergeCounts(EngineRun Run)
     private const int FlushesPerWindow = 4, WindowOps = 510;
     private const double PlainBytesPerFlush = 16 << 20;
 
-    // Every merge, even the smallest, needs flushes of base and COW at the start and for the last checkpoint.
+    // Every merge, even the smallest, flushes base and COW at the start and again for the last checkpoint. These are four flushes; six are
+    // allowed.
     private const int FlushesOfAnyMerge = 6;
 
-    /// <summary>Bytes read per byte of target; for a COW of copies 1, plus the ops.</summary>
+    /// <summary>Bytes read per byte of target. For a COW with only Copy ops, it is 1 plus the share of the ops themselves.</summary>
     internal double ReadPerByte => Run.BytesRead / (double)Run.TargetBytes;
 
     /// <summary>Bytes written, to base and COW, per byte of target.</summary>
@@ -38,7 +40,7 @@ internal sealed record MergeCounts(EngineRun Run)
     /// <summary>Requests per block of target.</summary>
     internal double RequestsPerBlock => Run.Requests / (double)(Run.TargetBytes / CowOp.BlockSize);
 
-    /// <summary>Waits for a completion, each a system call, per block of target.</summary>
+    /// <summary>Waits for a completion, each at least one system call, per block of target.</summary>
     internal double WaitsPerBlock => Run.Waits / (double)(Run.TargetBytes / CowOp.BlockSize);
 
     /// <summary>Managed bytes allocated by the engine's thread while it runs, per op.</summary>
