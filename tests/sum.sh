@@ -1,7 +1,8 @@
 #!/bin/sh
 # sum.sh DIRECTORY STATUS [MORE [SKIPPED]]: adds up the .trx files below DIRECTORY and prints "N passed, N failed[, N skipped]".
 # STATUS is the exit code of `dotnet test`. If it is not 0 although no test failed (a build error, a crashed test host), or if there are no
-# results at all, that counts as one failure. MORE failures and SKIPPED steps are added. The exit code is 0 only if nothing failed and a test passed.
+# results at all, that counts as one failure. MORE failures and SKIPPED steps are added. The exit code is 0 only if
+# nothing failed and a test passed.
 # Before that line, prints each failed test with the first lines of its message: a long log is often cut in the middle, but not at its end.
 set -eu
 
