@@ -4,21 +4,22 @@ cow=/dev/vda
 base=/dev/vdb
 [ "$(cat /proc/1/comm)" = init ] || { echo "the first process is not init"; exit 1; }
 
-# holds PROCESS DEVICE: waits until the process has locked the device for itself. By then it has installed its signal handlers.
+# holds PROCESS DEVICE: waits until the process has opened the device. By then it has installed its signal handlers.
 holds() {
-    # "1: FLOCK  ADVISORY  WRITE 123 00:06:98 0 EOF": process 123 has an exclusive lock on inode 98.
-    inode=$(ls -i "$2" | { read -r number name; echo "$number"; })
-    until grep -q "FLOCK .* WRITE $1 [0-9a-f:]*:$inode " /proc/locks; do
+    until ls -l "/proc/$1/fd" 2>/dev/null | grep -q "$2"; do
         kill -0 "$1" || exit 1
         usleep 20000
     done
 }
 
-# The disks are slow, so the first merge is far from its end. It is suspended before the loop begins, and killed after the loop has failed
-# once.
-snapuserd merge --cow "$cow" --base "$base" --progress never &
+# The disks are slow, so the first merge is far from its end when it is suspended. It has locked the devices before it prints that its check
+# begins. It is killed after the loop has failed once.
+snapuserd merge --cow "$cow" --base "$base" --progress plain >/tmp/holder 2>&1 &
 holder=$!
-holds "$holder" "$base"
+until grep -q '^check ' /tmp/holder; do
+    kill -0 "$holder" || exit 1
+    usleep 20000
+done
 kill -STOP "$holder"
 mkdir /tmp/bin
 cat >/tmp/bin/snapuserd <<END
