@@ -60,7 +60,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         Place? closedEarly = null;
         while (true)
         {
-            RequireRecord(place, label);
+            if (_length - place.Op < RecordBytes) throw NoRecord(place, label);
             CowRecord record = ReadRecord(place);
             Seen?.Invoke(record);
             if (record.Type == CowOpType.Footer)
@@ -113,22 +113,26 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             case CowOpType.Sequence:
                 ReadList(tally, record, fill, list);
                 break;
-            case 0 when label != null:
-                throw Bad($"cannot continue at label {label}: the ops end at byte {record.Position}, and none of them is this label");
             default:
-                throw Bad($"op {tally.Ops} at byte {record.Position}: type is {(byte)record.Type}, which is unknown");
+                throw UnknownType(tally.Ops, record, label);
         }
     }
 
-    /// <summary>Requires that the file has a whole record at <paramref name="place"/>.</summary>
-    private void RequireRecord(in Place place, ulong? label)
+    // The messages of the checks of every record are in methods of their own: a method with an interpolated string clears its handler at
+    // every call.
+
+    /// <summary>The file ends within the record at <paramref name="place"/>.</summary>
+    private SnapuserdException NoRecord(in Place place, ulong? label)
     {
-        if (_length - place.Op >= RecordBytes) return;
         string end = $"the ops end at byte {place.Op} of {_length}";
-        throw label != null
+        return label != null
             ? Bad($"cannot continue at label {label}: {end}, and none of them is this label")
             : CutOff($"the footer is missing: {end}, so the file was not finished or is cut off");
     }
+
+    private SnapuserdException UnknownType(int index, in CowRecord record, ulong? label) => record.Type == 0 && label != null
+        ? Bad($"cannot continue at label {label}: the ops end at byte {record.Position}, and none of them is this label")
+        : Bad($"op {index} at byte {record.Position}: type is {(byte)record.Type}, which is unknown");
 
     private CowRecord ReadRecord(in Place place)
     {
@@ -180,7 +184,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     private CowOp Check(int index, in CowRecord record)
     {
         (CowOpType type, byte algorithm, int length, ulong from) = (record.Type, record.Compression, record.DataLength, record.Source);
-        if (record.NewBlock > uint.MaxValue) throw Wrong(index, record, "new_block", record.NewBlock, $"must be at most {uint.MaxValue}");
+        if (record.NewBlock > uint.MaxValue) throw Wrong(index, record, "new_block", record.NewBlock, "must be at most 4294967295");
         if (type is CowOpType.Copy or CowOpType.Xor && from > PackedOp.Max48)
             throw Wrong(index, record, "source", from, "must fit 48 bits");
         uint block = (uint)record.NewBlock;
@@ -191,9 +195,9 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         // (cow-format §7.1).
         _compression ??= (CowCompression)algorithm;
         if ((byte)_compression != algorithm)
-            throw Wrong(index, record, "compression", algorithm, $"but earlier ops have {(byte)_compression}: one file has one algorithm");
+            throw OtherAlgorithm(index, record);
         if (algorithm == 0 && length != CowOp.BlockSize)
-            throw Wrong(index, record, "data_length", (ulong)length, $"must be {CowOp.BlockSize} without compression");
+            throw Wrong(index, record, "data_length", (ulong)length, "must be 4096 without compression");
         if (length == 0) throw Wrong(index, record, "data_length", (ulong)length, "must be at least 1");
         CheckData(index, record);
         return new CowOp(type, block, 1, type == CowOpType.Xor ? (long)from : 0, record.DataPosition, length);
@@ -204,11 +208,23 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     {
         // A stored position may have any value. Taken as unsigned, a negative one is too large.
         ulong offset = (ulong)record.DataPosition;
-        string field = record.Type == CowOpType.Replace ? "source" : "data position";
-        if (offset < (ulong)header.ScratchEnd) throw Wrong(index, record, field, offset, $"but data begins at byte {header.ScratchEnd}");
-        if (offset > (ulong)_length || (ulong)record.DataLength > (ulong)_length - offset || offset > PackedOp.Max48)
-            throw CutOff(Field(index, record, field, offset, $"so {record.DataLength} bytes of data reach beyond the file of {_length}"));
+        if (offset < (ulong)header.ScratchEnd || offset > (ulong)_length || (ulong)record.DataLength > (ulong)_length - offset
+            || offset > PackedOp.Max48)
+        {
+            throw DataOutside(index, record, offset);
+        }
     }
+
+    private SnapuserdException DataOutside(int index, in CowRecord record, ulong offset)
+    {
+        string field = record.Type == CowOpType.Replace ? "source" : "data position";
+        return offset < (ulong)header.ScratchEnd
+            ? Wrong(index, record, field, offset, $"but data begins at byte {header.ScratchEnd}")
+            : CutOff(Field(index, record, field, offset, $"so {record.DataLength} bytes of data reach beyond the file of {_length}"));
+    }
+
+    private SnapuserdException OtherAlgorithm(int index, in CowRecord record) => Wrong(index, record, "compression", record.Compression,
+        $"but earlier ops have {(byte?)_compression}: one file has one algorithm");
 
     /// <summary>
     /// A record without data needs no algorithm, but Android uses the first that any record names for the whole file (cow-format §7.1).
