@@ -147,17 +147,7 @@ public sealed class HandOverTests : IDisposable
             }
             if (call[0] == connected) closed++;
             return null;
-        }, () =>
-        {
-            try
-            {
-                taken = Take(path);
-            }
-            catch (SnapuserdException e)
-            {
-                said = $"{(int)e.Code} {e.Message}";
-            }
-        });
+        }, () => (taken, said) = TryTake(path));
         Assert.Equal((told ? 0 : -1, told ? $"74 connecting to {path} failed: {ErrnoText.Of(-errno)}" : "", 1), (taken, said, closed));
     }
 
@@ -187,17 +177,7 @@ public sealed class HandOverTests : IDisposable
                     if (call[0] == connected) closed++;
                     return null;
             }
-        }, () =>
-        {
-            try
-            {
-                taken = Take(path);
-            }
-            catch (SnapuserdException e)
-            {
-                said = $"{(int)e.Code} {e.Message}";
-            }
-        });
+        }, () => (taken, said) = TryTake(path));
         Assert.Equal((told ? 0 : -1, told ? $"74 receiving from {path} failed: {ErrnoText.Of(-errno)}" : "", 1), (taken, said, closed));
         Assert.Equal((3, 40), (asked, waits));
     }
@@ -283,6 +263,19 @@ public sealed class HandOverTests : IDisposable
     }
 
     private int Take(string path) => SocketHandOver.Take(path, _wakeUp, () => false);
+
+    /// <summary>What Take returns and "", or 0 and the exit code and message that it throws with.</summary>
+    private (int Taken, string Error) TryTake(string path)
+    {
+        try
+        {
+            return (Take(path), "");
+        }
+        catch (SnapuserdException e)
+        {
+            return (0, $"{(int)e.Code} {e.Message}");
+        }
+    }
 
     private static int Bound(string path, int type)
     {
