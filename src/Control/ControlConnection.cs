@@ -146,7 +146,9 @@ public sealed class ControlConnection : IDisposable
             _due = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds);
             switch (line.Length == 0 ? '\0' : line[0])
             {
-                case ' ': show(line[1..], false); break;
+                case ' ':
+                    show(line[1..], false);
+                    break;
                 case '~':
                     show(line[1..], true);
                     _due = _deadline;
