@@ -153,9 +153,12 @@ public sealed class ControlConnection : IDisposable
                     show(line[1..], true);
                     _due = _deadline;
                     break;
-                case '.': return true;
-                case '!': throw ErrorOf(line);
-                default: throw new SnapuserdException(ExitCode.InputOutput,
+                case '.':
+                    return true;
+                case '!':
+                    throw ErrorOf(line);
+                default:
+                    throw new SnapuserdException(ExitCode.InputOutput,
                     $"unexpected reply from {_path}; check that it is a control socket of snapuserd");
             }
         }

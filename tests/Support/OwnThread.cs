@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Runtime;
 using System.Runtime.CompilerServices;
 using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
@@ -243,6 +244,9 @@ internal static unsafe partial class OwnThread
     /// </summary>
     public static void Answering(uint[] calls, Func<SystemCall, long?> answer, Action action)
     {
+        if (GCSettings.LatencyMode == GCLatencyMode.Interactive)
+            throw new InvalidOperationException("the garbage collector could start a thread that inherits the filter; set "
+                + "ConcurrentGarbageCollection to false");
         ExceptionDispatchInfo? failure = null;
         StrongBox<bool> ended = new();
         Run(() =>
