@@ -220,14 +220,13 @@ for file in $projects; do
     if grep -q 'AllowUnsafeBlocks>true' "$file"; then offend "$file: unsafe code belongs into interop and src/Block/Kernels"; fi
 done
 
-# rank PROJECT: its layer; references only go to lower layers (design: interop, Block and Text, Cow, Merge and Create, Serve and Images,
-# Control, Host, Boot and AndroidDaemon, Cli).
+# rank PROJECT: its layer; references only go to lower layers (docs/design.md lists them).
 rank() {
     case $1 in
         Interop) echo 0 ;;
         Block | Text) echo 1 ;;
         Cow) echo 2 ;;
-        Merge | Create) echo 3 ;;
+        Merge | Create | AndroidDevice) echo 3 ;;
         Serve | Images) echo 4 ;;
         Control) echo 5 ;;
         Host) echo 6 ;;

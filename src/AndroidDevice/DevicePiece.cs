@@ -1,0 +1,63 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+
+namespace Snapuserd.AndroidDevice;
+
+/// <summary>
+/// A part of a device that consists of pieces: <paramref name="Sectors"/> sectors of 512 bytes from <paramref name="Start"/> on, on the
+/// block device <paramref name="Device"/>; zeros without a device if that is "".
+/// </summary>
+public readonly record struct DevicePiece(string Device, long Start, long Sectors)
+{
+    /// <summary>The first sector after the piece.</summary>
+    public long End => Start + Sectors;
+
+    /// <summary>The piece lies on no device and reads as zeros.</summary>
+    public bool IsZero => Device.Length == 0;
+
+    /// <inheritdoc/>
+    public override string ToString() =>
+        string.Create(CultureInfo.InvariantCulture, $"{(IsZero ? "zero" : Device)}:{Start}+{Sectors}");
+
+    /// <summary>Bytes of all pieces together.</summary>
+    public static long Bytes(IReadOnlyList<DevicePiece> pieces)
+    {
+        long sum = 0;
+        foreach (DevicePiece piece in pieces) sum += piece.Sectors;
+        return sum * LpGeometry.SectorBytes;
+    }
+
+    /// <summary>A piece of <paramref name="first"/> that shares a sector with one of <paramref name="second"/>; null if there is none.</summary>
+    public static DevicePiece? Overlap(IReadOnlyList<DevicePiece> first, IReadOnlyList<DevicePiece> second)
+    {
+        DevicePiece[] a = Sorted(first), b = Sorted(second);
+        for (int i = 0, j = 0; i < a.Length && j < b.Length;)
+        {
+            int order = string.CompareOrdinal(a[i].Device, b[j].Device);
+            if (order == 0 && a[i].Start < b[j].End && b[j].Start < a[i].End) return a[i];
+            if (order < 0 || (order == 0 && a[i].End <= b[j].Start)) i++;
+            else j++;
+        }
+        return null;
+    }
+
+    /// <summary>A piece that shares a sector with another one of the list; null if there is none.</summary>
+    public static DevicePiece? OverlapWithin(IReadOnlyList<DevicePiece> pieces)
+    {
+        DevicePiece[] sorted = Sorted(pieces);
+        for (int i = 1; i < sorted.Length; i++)
+            if (sorted[i].Device == sorted[i - 1].Device && sorted[i].Start < sorted[i - 1].End) return sorted[i];
+        return null;
+    }
+
+    /// <summary>The pieces on devices that have at least one sector, by device and sector.</summary>
+    private static DevicePiece[] Sorted(IReadOnlyList<DevicePiece> pieces)
+    {
+        List<DevicePiece> sorted = [];
+        foreach (DevicePiece piece in pieces)
+            if (!piece.IsZero && piece.Sectors > 0) sorted.Add(piece);
+        sorted.Sort((a, b) => string.CompareOrdinal(a.Device, b.Device) is var order && order != 0 ? order : a.Start.CompareTo(b.Start));
+        return [.. sorted];
+    }
+}

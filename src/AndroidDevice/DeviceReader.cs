@@ -1,0 +1,46 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+
+namespace Snapuserd.AndroidDevice;
+
+/// <summary>Collects the facts of a device: the partition table on super, the files below /metadata, and misc.</summary>
+public static class DeviceReader
+{
+    private const string StateInSuper = "scratch_ota_metadata_super";
+
+    /// <summary>
+    /// Reads everything that decides, for the current slot <paramref name="slot"/> (null if it is unknown).
+    /// <paramref name="devices"/> has the block devices by their names in partition tables. The one with the name
+    /// <paramref name="superName"/> has the tables; it must be among them, misc may be. Exit code 74 if a device cannot be read, and those
+    /// of <see cref="MetadataFolder.ReadInto"/>.
+    /// </summary>
+    public static DeviceFacts Read(string? slot, string metadata, IReadOnlyDictionary<string, IByteSource> devices,
+        string superName = "super")
+    {
+        Dictionary<string, long> lengths = new(StringComparer.Ordinal);
+        foreach ((string name, IByteSource device) in devices) lengths.Add(name, device.Length);
+        IByteSource super = devices[superName];
+        int number = slot == "_b" ? 1 : 0;
+        string? problem = LpReader.ReadSuper(super, number, out LpTable? table, out string repaired);
+        _ = LpReader.ReadSuper(super, 1 - number, out LpTable? other, out _);
+        DeviceFacts facts = new()
+        {
+            Slot = slot,
+            Table = new TableFact(table, problem),
+            RepairedTable = repaired,
+            StateInSuper = other?.Find(StateInSuper) != null,
+            Misc = devices.TryGetValue("misc", out IByteSource? misc) ? Misc(misc) : null,
+            Devices = lengths,
+        };
+        return MetadataFolder.ReadInto(facts, metadata);
+    }
+
+    private static MiscFact? Misc(IByteSource misc)
+    {
+        if (misc.Length < MiscPartition.EndOffset) return null;
+        Span<byte> bytes = stackalloc byte[MiscPartition.Bytes];
+        misc.Read(MiscPartition.Offset, bytes);
+        return MiscPartition.TryRead(bytes, out BootloaderMergeStatus status, out int slot) ? new MiscFact(status, slot) : null;
+    }
+}

@@ -1,0 +1,105 @@
+using System;
+using System.Buffers.Binary;
+using System.Globalization;
+using Snapuserd.Interop;
+
+namespace Snapuserd.AndroidDevice;
+
+/// <summary>
+/// The geometry at the beginning of a super partition, or of a file with a partition table (LP metadata, android-device §2). It determines
+/// where the tables are.
+/// <code>
+///  off size field
+///    0    4 magic 0x616c4467
+///    4    4 size of this structure, 52
+///    8   32 SHA-256 of the 52 bytes, with these 32 bytes as zeros
+///   40    4 metadata_max_size, bytes reserved for each table, a multiple of 512
+///   44    4 number of metadata slots
+///   48    4 logical block size in bytes
+/// </code>
+/// </summary>
+/// <param name="MaxTableBytes">Bytes reserved for each table.</param>
+/// <param name="Slots">Tables on the device, each with a backup.</param>
+/// <param name="BlockBytes">The unit of partition sizes.</param>
+public sealed record LpGeometry(uint MaxTableBytes, uint Slots, uint BlockBytes)
+{
+    /// <summary>Bytes of a geometry on disk, with its padding.</summary>
+    public const int PaddedBytes = 4096;
+
+    /// <summary>Bytes before the first geometry of a super partition.</summary>
+    public const int ReservedBytes = 4096;
+
+    /// <summary>Bytes of a sector, the unit of everything in a table.</summary>
+    public const int SectorBytes = 512;
+
+    private const uint Magic = 0x616c4467;
+    private const int StructBytes = 52;
+    private const int ChecksumOffset = 8;
+
+    /// <summary>Larger tables than any that a device has; a limit of the memory that a damaged geometry can take.</summary>
+    private const uint LargestTable = 16 << 20;
+
+    /// <summary>Byte offset of the table of <paramref name="slot"/> on a super partition.</summary>
+    public long PrimaryOffset(int slot) => ReservedBytes + (2 * PaddedBytes) + ((long)MaxTableBytes * slot);
+
+    /// <summary>Byte offset of the backup of the table of <paramref name="slot"/>.</summary>
+    public long BackupOffset(int slot) => PrimaryOffset(0) + ((long)MaxTableBytes * (Slots + slot));
+
+    /// <summary>Byte offset of the end of the last backup: partitions lie after it.</summary>
+    public long EndOffset => BackupOffset((int)Slots);
+
+    /// <summary>
+    /// Reads a geometry from its first <see cref="StructBytes"/> bytes. Returns null, or the reason why it is invalid.
+    /// </summary>
+    public static string? Parse(ReadOnlySpan<byte> bytes, out LpGeometry? geometry)
+    {
+        geometry = null;
+        if (bytes.Length < StructBytes) return Text($"{bytes.Length} bytes, expected {StructBytes}");
+        uint magic = U32(bytes, 0);
+        if (magic != Magic) return Text($"magic 0x{magic:x8}, expected 0x{Magic:x8}");
+        uint size = U32(bytes, 4);
+        if (size != StructBytes) return Text($"a structure of {size} bytes, expected {StructBytes}");
+        if (!Checksum.Fits(bytes[..StructBytes], ChecksumOffset)) return "the checksum is wrong";
+        LpGeometry read = new(U32(bytes, 40), U32(bytes, 44), U32(bytes, 48));
+        if (read.MaxTableBytes is 0 or > LargestTable || read.MaxTableBytes % SectorBytes != 0)
+            return Text($"{read.MaxTableBytes} bytes for a table");
+        if (read.Slots is 0 or > 64) return Text($"{read.Slots} tables");
+        if (read.BlockBytes == 0 || read.BlockBytes % SectorBytes != 0) return Text($"a logical block of {read.BlockBytes} bytes");
+        geometry = read;
+        return null;
+    }
+
+    private static uint U32(ReadOnlySpan<byte> bytes, int at) => BinaryPrimitives.ReadUInt32LittleEndian(bytes[at..]);
+
+    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+}
+
+/// <summary>The checksums of LP metadata.</summary>
+internal static class Checksum
+{
+    /// <summary>True if the bytes have their SHA-256 at <paramref name="offset"/>, computed with zeros there.</summary>
+    internal static bool Fits(ReadOnlySpan<byte> bytes, int offset)
+    {
+        Span<byte> zeros = stackalloc byte[Sodium.Sha256Bytes];
+        zeros.Clear();
+        Sha256State state = default;
+        _ = Sodium.Sha256Init(ref state);
+        _ = Sodium.Sha256Update(ref state, bytes[..offset]);
+        _ = Sodium.Sha256Update(ref state, zeros);
+        _ = Sodium.Sha256Update(ref state, bytes[(offset + zeros.Length)..]);
+        Span<byte> hash = stackalloc byte[Sodium.Sha256Bytes];
+        _ = Sodium.Sha256Final(ref state, hash);
+        return hash.SequenceEqual(bytes.Slice(offset, hash.Length));
+    }
+
+    /// <summary>True if <paramref name="hash"/> is the SHA-256 of <paramref name="bytes"/>.</summary>
+    internal static bool Is(ReadOnlySpan<byte> hash, ReadOnlySpan<byte> bytes)
+    {
+        Sha256State state = default;
+        _ = Sodium.Sha256Init(ref state);
+        _ = Sodium.Sha256Update(ref state, bytes);
+        Span<byte> computed = stackalloc byte[Sodium.Sha256Bytes];
+        _ = Sodium.Sha256Final(ref state, computed);
+        return computed.SequenceEqual(hash);
+    }
+}

@@ -1,0 +1,67 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using Snapuserd.Block;
+
+namespace Snapuserd.AndroidDevice;
+
+/// <summary>Why nothing may be merged: the exit code, a sentence with file, value and rule, and what to do instead.</summary>
+public sealed record Refusal(ExitCode Code, string Sentence, string Remedy);
+
+/// <summary>A snapshot that is not merged, and the reason.</summary>
+public readonly record struct LeftOut(string Name, string Why);
+
+/// <summary>One partition to merge, with the pieces of its three devices. They are empty in a plan that refuses.</summary>
+public sealed record PlannedMerge(string Name, SnapshotRecord Record, IReadOnlyList<DevicePiece> Base, IReadOnlyList<DevicePiece> Source,
+    IReadOnlyList<DevicePiece> Cow)
+{
+    /// <summary>1 if the partition shrinks, otherwise 2.</summary>
+    public int Phase => Record.Shrinks ? 1 : 2;
+}
+
+/// <summary>
+/// What may be merged on a device, in which order, and out of which pieces: a pure function of <see cref="DeviceFacts"/>. Either nothing is
+/// left to do (<see cref="Nothing"/>), or nothing may be merged (<see cref="Refusal"/>), or <see cref="Merges"/> lists the merges. All of
+/// the first phase must be durable before the first write of the second. Merges of one phase run one after the other, in this order.
+/// </summary>
+public sealed record UpdatePlan
+{
+    /// <summary>Nothing is left to merge; the sentence says why. Null if something is.</summary>
+    public string? Nothing { get; init; }
+    /// <summary>Nothing may be merged; null if something may be, or nothing is left.</summary>
+    public Refusal? Refusal { get; init; }
+    /// <summary>The merges, in order.</summary>
+    public IReadOnlyList<PlannedMerge> Merges { get; init; } = [];
+    /// <summary>Snapshots of the current slot that are not merged.</summary>
+    public IReadOnlyList<LeftOut> LeftOut { get; init; } = [];
+    /// <summary>
+    /// Pairs of one phase, as indexes of <see cref="Merges"/>: the second one overwrites sectors that the first one reads, so the first
+    /// must be complete before the second begins.
+    /// </summary>
+    public IReadOnlyList<(int First, int Then)> Constraints { get; init; } = [];
+
+    /// <summary>Decides. The rules are those of android-device §10 to §12.</summary>
+    public static UpdatePlan Of(DeviceFacts facts)
+    {
+        try
+        {
+            return UpdateRules.CheckState(facts) is { } nothing ? new UpdatePlan { Nothing = nothing } : new PlanComposer(facts).Compose();
+        }
+        catch (RefusedException e)
+        {
+            return new UpdatePlan { Refusal = e.Refusal };
+        }
+    }
+}
+
+/// <summary>Ends the composition of a plan.</summary>
+internal sealed class RefusedException(ExitCode code, string sentence, string remedy) : Exception(sentence)
+{
+    /// <summary>Why.</summary>
+    internal Refusal Refusal { get; } = new(code, sentence, remedy);
+
+    /// <summary>Damage, or files that contradict each other.</summary>
+    internal static RefusedException Damaged(FormattableString sentence) => new(ExitCode.CowCorrupt,
+        sentence.ToString(CultureInfo.InvariantCulture), "Nothing was written. Do not guess: send the output of `android report` to "
+        + "someone who can look into it.");
+}
