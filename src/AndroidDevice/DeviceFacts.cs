@@ -27,7 +27,9 @@ public sealed record DeviceFacts
     public UpdateStatus? Status { get; init; } = new();
     /// <summary>The reason why the file state is invalid.</summary>
     public string? StatusProblem { get; init; }
-    /// <summary>The content of the file snapshot-boot: the slot that was current when the update was written. Null if it is missing.</summary>
+    /// <summary>
+    /// The content of the file snapshot-boot: the slot that was current when the update was written. Null if it is missing.
+    /// </summary>
     public string? SourceSlot { get; init; }
     /// <summary>The file snapshot-boot-without-slot-switch exists.</summary>
     public bool WithoutSlotSwitch { get; init; }

@@ -28,7 +28,10 @@ public readonly record struct DevicePiece(string Device, long Start, long Sector
         return sum * LpGeometry.SectorBytes;
     }
 
-    /// <summary>A piece of <paramref name="first"/> that shares a sector with one of <paramref name="second"/>; null if there is none.</summary>
+    /// <summary>
+    /// A piece of <paramref name="first"/> that shares a sector with one of <paramref name="second"/>; null if there is none. The pieces
+    /// within each list must be disjoint.
+    /// </summary>
     public static DevicePiece? Overlap(IReadOnlyList<DevicePiece> first, IReadOnlyList<DevicePiece> second)
     {
         DevicePiece[] a = Sorted(first), b = Sorted(second);

@@ -24,10 +24,10 @@ namespace Snapuserd.AndroidDevice;
 public sealed record LpGeometry(uint MaxTableBytes, uint Slots, uint BlockBytes)
 {
     /// <summary>Bytes of a geometry on disk, with its padding.</summary>
-    public const int PaddedBytes = 4096;
+    public const int PaddedBytes = 8 * SectorBytes;
 
     /// <summary>Bytes before the first geometry of a super partition.</summary>
-    public const int ReservedBytes = 4096;
+    public const int ReservedBytes = 8 * SectorBytes;
 
     /// <summary>Bytes of a sector, the unit of everything in a table.</summary>
     public const int SectorBytes = 512;

@@ -25,7 +25,8 @@ internal sealed class PlanComposer
     {
         _facts = facts;
         _slot = facts.Slot!;
-        _table = facts.Table.Table ?? throw RefusedException.Damaged($"the partition table of slot {_slot[1]} on super: {facts.Table.Problem}");
+        _table = facts.Table.Table
+            ?? throw RefusedException.Damaged($"the partition table of slot {_slot[1]} on super: {facts.Table.Problem}");
     }
 
     internal UpdatePlan Compose()
@@ -40,7 +41,7 @@ internal sealed class PlanComposer
         {
             // Files of the other slot are left from earlier updates.
             if (!file.Name.EndsWith(_slot, StringComparison.Ordinal)) continue;
-            if (file.Problem != null) throw RefusedException.Damaged($"/metadata/ota/snapshots/{file.Name}: {file.Problem}");
+            if (file.Problem != null) throw RefusedException.Damaged($"{File(file.Name)}: {file.Problem}");
             if (WhyLeftOut(file) is { } why) leftOut.Add(new LeftOut(file.Name, why));
             else merges.Add(ComposeMerge(file.Name, file.Record));
         }
@@ -67,7 +68,7 @@ internal sealed class PlanComposer
                 LpBlockDevice device = _table.Devices[extent.Device];
                 if (extent.Start < device.FirstSector || extent.End * LpGeometry.SectorBytes > device.Bytes)
                     throw RefusedException.Damaged(
-                        $"partition {partition.Name} has sectors {extent.Start} to {extent.End} of {device.Name}, outside of its area for partitions");
+                        $"partition {partition.Name} has sectors {extent.Start} to {extent.End}, outside of the area of {device.Name}");
             }
             all.AddRange(Pieces(partition, _table));
         }
@@ -105,12 +106,12 @@ internal sealed class PlanComposer
         CheckBytes(name, "cow_file_size", record.CowFileBytes);
         if (record.SnapshotBytes != record.DeviceBytes)
             throw RefusedException.Damaged(
-                $"/metadata/ota/snapshots/{name}: snapshot_size is {record.SnapshotBytes}, but device_size is {record.DeviceBytes}");
+                $"{File(name)}: snapshot_size is {record.SnapshotBytes}, but device_size is {record.DeviceBytes}");
         LpPartition target = _table.Find(name)!;
         IReadOnlyList<DevicePiece> whole = Inside(name, Pieces(target, _table));
         if ((ulong)target.Bytes != record.DeviceBytes)
             throw RefusedException.Damaged(
-                $"/metadata/ota/snapshots/{name}: device_size is {record.DeviceBytes}, but the partition has {target.Bytes} bytes");
+                $"{File(name)}: device_size is {record.DeviceBytes}, but the partition has {target.Bytes} bytes");
         foreach (DevicePiece piece in whole)
             if (piece.IsZero) throw RefusedException.Damaged($"partition {name} has an extent of zeros, which cannot be written");
         return new PlannedMerge(name, record, whole, Source(name, record, whole), Cow(name, record));
@@ -119,10 +120,12 @@ internal sealed class PlanComposer
     private static void CheckBytes(string name, string field, ulong bytes)
     {
         if (bytes >= MostBytes || bytes % LpGeometry.SectorBytes != 0)
-            throw RefusedException.Damaged($"/metadata/ota/snapshots/{name}: {field} is {bytes}, no possible size");
+            throw RefusedException.Damaged($"{File(name)}: {field} is {bytes}, no possible size");
     }
 
-    /// <summary>The device that copy and xor ops read: the old partition in the table before the update, or the base if it is new.</summary>
+    /// <summary>
+    /// The device that copy and xor ops read: the old partition in the table before the update, or the base if the partition is new.
+    /// </summary>
     private IReadOnlyList<DevicePiece> Source(string name, SnapshotRecord record, IReadOnlyList<DevicePiece> target)
     {
         string oldName = name[..^_slot.Length] + (_slot == "_a" ? "_b" : "_a");
@@ -130,16 +133,17 @@ internal sealed class PlanComposer
         {
             if (_facts.OldTable.Table?.Find(oldName) is { Bytes: > 0 } unnamed)
                 throw RefusedException.Damaged(
-                    $"/metadata/ota/snapshots/{name}: old_partition_size is 0, but {oldName} had {unnamed.Bytes} bytes");
+                    $"{File(name)}: old_partition_size is 0, but {oldName} had {unnamed.Bytes} bytes");
             return target;
         }
         if (_facts.OldTable.Table is not { } old)
-            throw RefusedException.Damaged($"/metadata/ota/old-partition-metadata, which has the extents of {oldName}: {_facts.OldTable.Problem}");
+            throw RefusedException.Damaged(
+                $"/metadata/ota/old-partition-metadata, which has the extents of {oldName}: {_facts.OldTable.Problem}");
         if (old.Find(oldName) is not { } partition)
             throw RefusedException.Damaged($"/metadata/ota/old-partition-metadata has no partition {oldName}, from which {name} is made");
         if ((ulong)partition.Bytes != record.OldPartitionBytes)
             throw RefusedException.Damaged(
-                $"/metadata/ota/snapshots/{name}: old_partition_size is {record.OldPartitionBytes}, but {oldName} had {partition.Bytes} bytes");
+                $"{File(name)}: old_partition_size is {record.OldPartitionBytes}, but {oldName} had {partition.Bytes} bytes");
         return Inside(oldName, Pieces(partition, old));
     }
 
@@ -153,7 +157,7 @@ internal sealed class PlanComposer
                 throw RefusedException.Damaged($"the table of slot {_slot[1]} has no partition {cow}, in which the COW of {name} begins");
             if ((ulong)partition.Bytes != record.CowPartitionBytes)
                 throw RefusedException.Damaged(
-                    $"/metadata/ota/snapshots/{name}: cow_partition_size is {record.CowPartitionBytes}, but {cow} has {partition.Bytes} bytes");
+                    $"{File(name)}: cow_partition_size is {record.CowPartitionBytes}, but {cow} has {partition.Bytes} bytes");
             pieces.AddRange(Inside(cow, Pieces(partition, _table)));
         }
         if (record.CowFileBytes > 0) pieces.AddRange(CowImage(name, record));
@@ -173,12 +177,15 @@ internal sealed class PlanComposer
         if (partition.Has(LpPartition.Disabled))
             throw RefusedException.Damaged($"/metadata/gsi/ota/lp_metadata: image {image} is disabled; a recovery cancelled the update");
         if (images.Devices[0].Name != UserData)
-            throw RefusedException.Damaged($"/metadata/gsi/ota/lp_metadata: the images are on {images.Devices[0].Name}, expected {UserData}");
+            throw RefusedException.Damaged(
+                $"/metadata/gsi/ota/lp_metadata: the images are on {images.Devices[0].Name}, expected {UserData}");
         if ((ulong)partition.Bytes != record.CowFileBytes)
             throw RefusedException.Damaged(
-                $"/metadata/ota/snapshots/{name}: cow_file_size is {record.CowFileBytes}, but {image} has {partition.Bytes} bytes");
+                $"{File(name)}: cow_file_size is {record.CowFileBytes}, but {image} has {partition.Bytes} bytes");
         return Inside(image, Pieces(partition, images));
     }
+
+    private static string File(string name) => "/metadata/ota/snapshots/" + name;
 
     private static DevicePiece[] Pieces(LpPartition partition, LpTable table)
     {
@@ -240,8 +247,8 @@ internal sealed class PlanComposer
         while (waiting.Count > 0)
         {
             int phase = waiting[0].Phase;
-            int next = waiting.FindIndex(one => one.Phase == phase
-                && waiting.TrueForAll(other => other == one || other.Phase != phase || DevicePiece.Overlap(one.Base, other.Source) == null));
+            int next = waiting.FindIndex(one => one.Phase == phase && waiting.TrueForAll(other =>
+                other == one || other.Phase != phase || DevicePiece.Overlap(one.Base, other.Source) == null));
             if (next < 0) throw Circle(waiting, phase);
             merges.Add(waiting[next]);
             waiting.RemoveAt(next);

@@ -22,7 +22,7 @@ internal sealed class ProtobufMessage
 
     private readonly List<Field> _fields = [];
 
-    /// <summary>One field: its number and wire type, the value of a varint, the content of bytes, and everything as it is encoded.</summary>
+    /// <summary>One field: number and wire type, the value of a varint, the content of bytes, and all of it as it is encoded.</summary>
     private readonly record struct Field(int Number, int Type, ulong Value, byte[] Content, byte[] Encoded);
 
     /// <summary>Parses all of <paramref name="bytes"/>; null if they are not a message.</summary>

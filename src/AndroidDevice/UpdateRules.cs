@@ -95,23 +95,24 @@ internal static class UpdateRules
                 "Say which slot is current with --slot a or --slot b.");
         if (facts.SourceSlot is not { } source)
             throw RefusedException.Damaged(
-                $"/metadata/ota/state says that the merge has begun, but /metadata/ota/snapshot-boot is missing: it is unknown which slot is new");
+                $"the merge has begun (/metadata/ota/state), but /metadata/ota/snapshot-boot is missing: it is unknown which slot is new");
         if (source is not ("_a" or "_b"))
             throw RefusedException.Damaged($"/metadata/ota/snapshot-boot has {source.Length} bytes that name no slot; expected _a or _b");
         if (source != slot) return;
         string target = slot == "_a" ? "b" : "a";
         throw new RefusedException(ExitCode.Unavailable, string.Create(CultureInfo.InvariantCulture,
-            $"the current slot is {slot[1]}, but the update that is being merged is for slot {target} (/metadata/ota/snapshot-boot is {source}); "
-            + $"slot {slot[1]} is partly overwritten and will not boot"),
-            $"Make slot {target} active (in the menu of the recovery, or `bootctl set-active-boot-slot {(target == "b" ? 1 : 0)}`), restart the "
-            + "recovery, then merge. fastboot refuses to change the slot while the merge is open.");
+            $"the current slot is {slot[1]}, but the update that is being merged is for slot {target} (/metadata/ota/snapshot-boot is "
+            + $"{source}); slot {slot[1]} is partly overwritten and will not boot"),
+            $"Make slot {target} active (in the menu of the recovery, or `bootctl set-active-boot-slot {(target == "b" ? 1 : 0)}`), "
+            + "restart the recovery, then merge. fastboot refuses to change the slot while the merge is open.");
     }
 
     private static void CheckFormat(DeviceFacts facts, UpdateStatus status)
     {
         if (!status.UserspaceSnapshots)
         {
-            string made = status.UsingSnapuserd ? "by snapuserd of Android 12, whose order the kernel determined" : "for the kernel (dm-snapshot)";
+            string made = status.UsingSnapuserd
+                ? "by snapuserd of Android 12, whose order the kernel determined" : "for the kernel (dm-snapshot)";
             throw new RefusedException(ExitCode.Unavailable,
                 $"/metadata/ota/state: the snapshots were made {made}; only the kernel that began this merge can finish it", BootAndroid);
         }

@@ -10,7 +10,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.AndroidDevice;
 
-/// <summary>Device states whose tables, COWs and files were written by Android's own code: each has its verdict, order and pieces.</summary>
+/// <summary>
+/// Device states whose tables, COWs and files were written by Android's own code: each has its verdict, order and pieces.
+/// </summary>
 public sealed class GoldenDeviceTests
 {
     /// <summary>The exit code for each refused state; the other states have 0.</summary>
@@ -66,7 +68,10 @@ public sealed class GoldenDeviceTests
                 string.Create(CultureInfo.InvariantCulture, $"0x{partition.Attributes:x} {partition.Bytes}"),
                 partition.Extents.Count == 0 ? "-" : string.Join(';', Pieces(partition, table)))));
             foreach (string[] row in rows)
-                if (row[6] != "-" && (name, row[1]) != ("damaged-cow", "vendor_b-cow")) Assert.Equal(row[6], Hash(device, Pieces(table.Find(row[1])!, table)));
+            {
+                bool damaged = (name, row[1]) == ("damaged-cow", "vendor_b-cow");
+                if (row[6] != "-" && !damaged) Assert.Equal(row[6], Hash(device, Pieces(table.Find(row[1])!, table)));
+            }
         }
     }
 
