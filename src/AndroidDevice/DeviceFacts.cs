@@ -43,7 +43,7 @@ public sealed record DeviceFacts
     public IReadOnlyList<SnapshotFile> Snapshots { get; init; } = [];
     /// <summary>The table of the current slot.</summary>
     public TableFact Table { get; init; } = TableFact.Missing;
-    /// <summary>What of <see cref="Table"/> was damaged and came from its backup; "" if nothing was.</summary>
+    /// <summary>Parts of <see cref="Table"/> that were read from the backup because the primary was damaged; "" for none.</summary>
     public string RepairedTable { get; init; } = "";
     /// <summary>The file old-partition-metadata: the table of the other slot before the update.</summary>
     public TableFact OldTable { get; init; } = TableFact.Missing;

@@ -54,6 +54,23 @@ public readonly record struct DevicePiece(string Device, long Start, long Sector
         return null;
     }
 
+    /// <summary>
+    /// True if both devices have the same sectors in the same order, up to the end of the shorter one, however they are cut into pieces.
+    /// </summary>
+    public static bool AgreeUpToShorter(IReadOnlyList<DevicePiece> first, IReadOnlyList<DevicePiece> second)
+    {
+        long inFirst = 0, inSecond = 0;
+        for (int i = 0, j = 0; i < first.Count && j < second.Count;)
+        {
+            DevicePiece a = first[i], b = second[j];
+            long count = Math.Min(a.Sectors - inFirst, b.Sectors - inSecond);
+            if (count > 0 && (a.Device != b.Device || (!a.IsZero && a.Start + inFirst != b.Start + inSecond))) return false;
+            if ((inFirst += count) == a.Sectors) (i, inFirst) = (i + 1, 0);
+            if ((inSecond += count) == b.Sectors) (j, inSecond) = (j + 1, 0);
+        }
+        return true;
+    }
+
     /// <summary>The pieces on devices that have at least one sector, by device and sector.</summary>
     private static DevicePiece[] Sorted(IReadOnlyList<DevicePiece> pieces)
     {

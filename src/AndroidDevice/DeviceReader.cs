@@ -10,10 +10,10 @@ public static class DeviceReader
     private const string StateInSuper = "scratch_ota_metadata_super";
 
     /// <summary>
-    /// Reads everything that decides, for the current slot <paramref name="slot"/> (null if it is unknown).
-    /// <paramref name="devices"/> has the block devices by their names in partition tables. The one with the name
-    /// <paramref name="superName"/> has the tables; it must be among them, misc may be. Exit code 74 if a device cannot be read, and those
-    /// of <see cref="MetadataFolder.ReadInto"/>.
+    /// Reads all inputs of <see cref="UpdatePlan.Of"/>, for the current slot <paramref name="slot"/>: a suffix of <see cref="Slots"/>, or
+    /// null if it is unknown. <paramref name="devices"/> has the block devices by their names in partition tables. The one with the name
+    /// <paramref name="superName"/> has the tables; it must be among them, misc may be. Exit codes of
+    /// <see cref="MetadataFolder.ReadInto"/>, and 74 if misc cannot be read.
     /// </summary>
     public static DeviceFacts Read(string? slot, string metadata, IReadOnlyDictionary<string, IByteSource> devices,
         string superName = "super")
@@ -21,15 +21,16 @@ public static class DeviceReader
         Dictionary<string, long> lengths = new(StringComparer.Ordinal);
         foreach ((string name, IByteSource device) in devices) lengths.Add(name, device.Length);
         IByteSource super = devices[superName];
-        int number = slot == "_b" ? 1 : 0;
+        int number = slot == null ? 0 : Slots.Number(slot);
         string? problem = LpReader.ReadSuper(super, number, out LpTable? table, out string repaired);
         _ = LpReader.ReadSuper(super, 1 - number, out LpTable? other, out _);
+        bool inSuper = other?.Find(StateInSuper) != null || (slot == null && table?.Find(StateInSuper) != null);
         DeviceFacts facts = new()
         {
             Slot = slot,
             Table = new TableFact(table, problem),
             RepairedTable = repaired,
-            StateInSuper = other?.Find(StateInSuper) != null,
+            StateInSuper = inSuper,
             Misc = devices.TryGetValue("misc", out IByteSource? misc) ? Misc(misc) : null,
             Devices = lengths,
         };

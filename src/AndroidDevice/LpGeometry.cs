@@ -36,8 +36,10 @@ public sealed record LpGeometry(uint MaxTableBytes, uint Slots, uint BlockBytes)
     private const int StructBytes = 52;
     private const int ChecksumOffset = 8;
 
-    /// <summary>Larger tables than any that a device has; a limit of the memory that a damaged geometry can take.</summary>
+    /// <summary>Larger than any table of a device; limits the memory that a crafted geometry can take.</summary>
     private const uint LargestTable = 16 << 20;
+
+    private const uint MostSlots = 64;
 
     /// <summary>Byte offset of the table of <paramref name="slot"/> on a super partition.</summary>
     public long PrimaryOffset(int slot) => ReservedBytes + (2 * PaddedBytes) + ((long)MaxTableBytes * slot);
@@ -59,12 +61,13 @@ public sealed record LpGeometry(uint MaxTableBytes, uint Slots, uint BlockBytes)
         if (magic != Magic) return Text($"magic 0x{magic:x8}, expected 0x{Magic:x8}");
         uint size = U32(bytes, 4);
         if (size != StructBytes) return Text($"a structure of {size} bytes, expected {StructBytes}");
-        if (!Checksum.Fits(bytes[..StructBytes], ChecksumOffset)) return "the checksum is wrong";
+        if (!Checksum.Matches(bytes[..StructBytes], ChecksumOffset)) return "the checksum is wrong";
         LpGeometry read = new(U32(bytes, 40), U32(bytes, 44), U32(bytes, 48));
         if (read.MaxTableBytes is 0 or > LargestTable || read.MaxTableBytes % SectorBytes != 0)
-            return Text($"{read.MaxTableBytes} bytes for a table");
-        if (read.Slots is 0 or > 64) return Text($"{read.Slots} tables");
-        if (read.BlockBytes == 0 || read.BlockBytes % SectorBytes != 0) return Text($"a logical block of {read.BlockBytes} bytes");
+            return Text($"metadata_max_size is {read.MaxTableBytes}; expected a multiple of {SectorBytes} up to {LargestTable}");
+        if (read.Slots is 0 or > MostSlots) return Text($"the number of slots is {read.Slots}; expected 1 to {MostSlots}");
+        if (read.BlockBytes == 0 || read.BlockBytes % SectorBytes != 0)
+            return Text($"the logical block size is {read.BlockBytes}; expected a multiple of {SectorBytes}");
         geometry = read;
         return null;
     }
@@ -78,7 +81,7 @@ public sealed record LpGeometry(uint MaxTableBytes, uint Slots, uint BlockBytes)
 internal static class Checksum
 {
     /// <summary>True if the bytes have their SHA-256 at <paramref name="offset"/>, computed with zeros there.</summary>
-    internal static bool Fits(ReadOnlySpan<byte> bytes, int offset)
+    internal static bool Matches(ReadOnlySpan<byte> bytes, int offset)
     {
         Span<byte> zeros = stackalloc byte[Sodium.Sha256Bytes];
         zeros.Clear();
@@ -93,7 +96,7 @@ internal static class Checksum
     }
 
     /// <summary>True if <paramref name="hash"/> is the SHA-256 of <paramref name="bytes"/>.</summary>
-    internal static bool Is(ReadOnlySpan<byte> hash, ReadOnlySpan<byte> bytes)
+    internal static bool IsOf(ReadOnlySpan<byte> hash, ReadOnlySpan<byte> bytes)
     {
         Sha256State state = default;
         _ = Sodium.Sha256Init(ref state);

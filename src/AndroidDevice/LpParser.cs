@@ -66,7 +66,8 @@ internal readonly ref struct LpParser
         if (header != expected) return Text($"a header of {header} bytes, expected {expected} in version {major}.{minor}");
         uint tables = U32(prefix, 44);
         if (tables > geometry.MaxTableBytes || header + (ulong)tables > geometry.MaxTableBytes)
-            return Text($"tables of {tables} bytes in a room of {geometry.MaxTableBytes}");
+            
+            return Text($"the tables have {tables} bytes; at most {geometry.MaxTableBytes - header} are reserved for them");
         (headerBytes, tableBytes) = ((int)header, (int)tables);
         return null;
     }
@@ -80,8 +81,8 @@ internal readonly ref struct LpParser
         table = null;
         if (Measure(bytes, geometry, out int headerBytes, out int tableBytes) is { } reason) return reason;
         ReadOnlySpan<byte> header = bytes[..headerBytes], tables = bytes.Slice(headerBytes, tableBytes);
-        if (!Checksum.Fits(header, HeaderChecksum)) return "the checksum of the header is wrong";
-        if (!Checksum.Is(header.Slice(TablesChecksum, 32), tables)) return "the checksum of the tables is wrong";
+        if (!Checksum.Matches(header, HeaderChecksum)) return "the checksum of the header is wrong";
+        if (!Checksum.IsOf(header.Slice(TablesChecksum, 32), tables)) return "the checksum of the tables is wrong";
         int minor = BinaryPrimitives.ReadUInt16LittleEndian(header[6..]);
         LpParser parser = new(tables, geometry, minor, slot);
         return parser.ParseAll(header, out table);
@@ -92,7 +93,7 @@ internal readonly ref struct LpParser
         table = null;
         List<LpBlockDevice> devices = [];
         List<LpGroup> groups = [];
-        List<LpExtent> extents = [];
+        ExtentTable extents = new();
         List<LpPartition> partitions = [];
         string? reason = ParseDevices(header[116..], devices) ?? ParseGroups(header[104..], groups)
             ?? ParseExtents(header[92..], devices.Count, extents) ?? ParsePartitions(header[80..], groups.Count, extents, partitions);
@@ -121,7 +122,8 @@ internal readonly ref struct LpParser
         for (; entries.Length > 0; entries = entries[bytes..])
         {
             ulong first = U64(entries, 0), size = U64(entries, 16);
-            if (first >= TooManySectors || size > long.MaxValue) return Text($"block device {devices.Count} is impossibly large");
+            if (first >= TooManySectors || size > long.MaxValue)
+                return Text($"block device {devices.Count} has {size} bytes, and its partitions begin at sector {first}: too large");
             string name = Name(entries[24..], (U32(entries, 60) & SlotSuffixedFlag) != 0);
             devices.Add(new LpBlockDevice(name, (long)first, U32(entries, 8), U32(entries, 12), (long)size));
         }
@@ -137,41 +139,61 @@ internal readonly ref struct LpParser
         return null;
     }
 
-    private string? ParseExtents(ReadOnlySpan<byte> descriptor, int devices, List<LpExtent> extents)
+    /// <summary>
+    /// The extents of all partitions. Real tables have gaps, entries that no partition uses; only an entry that is used has to be valid.
+    /// </summary>
+    private sealed class ExtentTable
+    {
+        internal List<LpExtent> All { get; } = [];
+
+        /// <summary>By index: the reason why an entry cannot be used.</summary>
+        internal Dictionary<int, string> Invalid { get; } = [];
+    }
+
+    private string? ParseExtents(ReadOnlySpan<byte> descriptor, int devices, ExtentTable extents)
     {
         const int bytes = 24;
         if (Entries(descriptor, "extents", bytes, out ReadOnlySpan<byte> entries) is { } reason) return reason;
         for (; entries.Length > 0; entries = entries[bytes..])
         {
+            int number = extents.All.Count;
             ulong sectors = U64(entries, 0), start = U64(entries, 12);
             uint type = U32(entries, 8), device = U32(entries, 20);
-            if (type > 1) return Text($"extent {extents.Count} has type {type}");
             bool zero = type == 1;
-            if (sectors >= TooManySectors || (!zero && (start >= TooManySectors || start + sectors >= TooManySectors)))
-                return Text($"extent {extents.Count} is impossibly large");
-            if (!zero && device >= devices) return Text($"extent {extents.Count} lies on block device {device} of {devices}");
-            extents.Add(zero ? new LpExtent((long)sectors, true, 0, 0) : new LpExtent((long)sectors, false, (long)start, (int)device));
+            if (type == 0 && device >= devices) return Text($"extent {number} lies on block device {device} of {devices}");
+            if (type > 1) extents.Invalid.Add(number, Text($"extent {number} has type {type}"));
+            else if (sectors >= TooManySectors || (!zero && (start >= TooManySectors || start + sectors >= TooManySectors)))
+                extents.Invalid.Add(number, Text($"extent {number} has {sectors} sectors from sector {start} on: too large"));
+            bool bad = extents.Invalid.ContainsKey(number);
+            extents.All.Add(zero || bad
+                ? new LpExtent(bad ? 0 : (long)sectors, true, 0, 0) : new LpExtent((long)sectors, false, (long)start, (int)device));
         }
         return null;
     }
 
-    private string? ParsePartitions(ReadOnlySpan<byte> descriptor, int groups, List<LpExtent> extents, List<LpPartition> partitions)
+    private string? ParsePartitions(ReadOnlySpan<byte> descriptor, int groups, ExtentTable extents, List<LpPartition> partitions)
     {
         const int bytes = 52;
         if (Entries(descriptor, "partitions", bytes, out ReadOnlySpan<byte> entries) is { } reason) return reason;
         uint known = KnownAttributes | (_minor < 1 ? 0 : AttributesFromMinor1);
         HashSet<string> names = new(StringComparer.Ordinal);
+        ulong used = 0;
         for (; entries.Length > 0; entries = entries[bytes..])
         {
             uint attributes = U32(entries, 36), first = U32(entries, 40), count = U32(entries, 44), group = U32(entries, 48);
             string name = Name(entries, (attributes & LpPartition.SlotSuffixed) != 0);
             if ((attributes & ~known) != 0) return Text($"partition {name} has unknown attributes: 0x{attributes:x}");
-            if (first + (ulong)count > (ulong)extents.Count)
-                return Text($"partition {name} has extents {first} to {first + (ulong)count} of {extents.Count}");
+            if (first + (ulong)count > (ulong)extents.All.Count)
+                return Text($"partition {name} has extents {first} to {first + (ulong)count} of {extents.All.Count}");
+            // Limits the memory that a crafted table can take. No partition shares an entry with another.
+            if ((used += count) > (ulong)extents.All.Count) return "partitions share extents";
             if (group >= groups) return Text($"partition {name} is in group {group} of {groups}");
             if (!names.Add(name)) return Text($"two partitions have the name {name}");
-            LpPartition partition = new(name, attributes & ~LpPartition.SlotSuffixed, (int)group, extents.GetRange((int)first, (int)count));
-            if (IsTooLarge(partition)) return Text($"partition {name} is impossibly large");
+            for (int i = (int)first; i < (int)(first + count); i++)
+                if (extents.Invalid.TryGetValue(i, out string? invalid)) return invalid;
+            List<LpExtent> own = extents.All.GetRange((int)first, (int)count);
+            LpPartition partition = new(name, attributes & ~LpPartition.SlotSuffixed, (int)group, own);
+            if (IsTooLarge(partition)) return Text($"partition {name} has more than {TooManySectors} sectors");
             partitions.Add(partition);
         }
         return null;

@@ -10,13 +10,12 @@ namespace Snapuserd.AndroidDevice;
 /// </summary>
 public static class LpReader
 {
-    /// <summary>Largest file with a table: the geometry, and a table of the largest size that a device has.</summary>
+    /// <summary>Limit for a file with a table. Android reserves 256 KiB at most.</summary>
     public const int MostFileBytes = 1 << 20;
 
     /// <summary>
     /// Reads the table of metadata slot <paramref name="slot"/> from a super partition. Returns null, or the reason why there is no valid
-    /// table. <paramref name="repaired"/> names what was read from its backup; it is empty if nothing was. Exit code 74 if the device
-    /// cannot be read.
+    /// table. <paramref name="repaired"/> names the parts that were read from their backup; it is empty if none was.
     /// </summary>
     public static string? ReadSuper(IByteSource super, int slot, out LpTable? table, out string repaired)
     {
@@ -37,7 +36,9 @@ public static class LpReader
                 return string.Create(CultureInfo.InvariantCulture, $"table {slot}: {primary}; its backup: {backup}");
             repaired += repaired.Length > 0 ? " and table" : "table";
         }
-        return CheckPlace(geometry, table!);
+        if (CheckPlace(geometry, table!) is not { } misplaced) return null;
+        table = null;
+        return misplaced;
     }
 
     /// <summary>
@@ -62,8 +63,7 @@ public static class LpReader
         geometry = null;
         if (super.Length < offset + LpGeometry.PaddedBytes) return "the device ends before it";
         byte[] bytes = new byte[LpGeometry.PaddedBytes];
-        super.Read(offset, bytes);
-        return LpGeometry.Parse(bytes, out geometry);
+        return TryRead(super, offset, bytes) ?? LpGeometry.Parse(bytes, out geometry);
     }
 
     private static string? ReadTable(IByteSource super, long offset, LpGeometry geometry, int slot, out LpTable? table)
@@ -71,8 +71,21 @@ public static class LpReader
         table = null;
         if (super.Length < offset + geometry.MaxTableBytes) return "the device ends before it";
         byte[] bytes = new byte[geometry.MaxTableBytes];
-        super.Read(offset, bytes);
-        return LpParser.Parse(bytes, geometry, slot, out table);
+        return TryRead(super, offset, bytes) ?? LpParser.Parse(bytes, geometry, slot, out table);
+    }
+
+    /// <summary>Returns null, or the reason why the device cannot be read there: then the backup may be readable.</summary>
+    private static string? TryRead(IByteSource super, long offset, byte[] bytes)
+    {
+        try
+        {
+            super.Read(offset, bytes);
+            return null;
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
+        {
+            return e.Message;
+        }
     }
 
     private static string? CheckPlace(LpGeometry geometry, LpTable table) =>

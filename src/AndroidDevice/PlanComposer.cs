@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Globalization;
 using Snapuserd.Block;
 
 namespace Snapuserd.AndroidDevice;
@@ -11,91 +10,117 @@ namespace Snapuserd.AndroidDevice;
 /// </summary>
 internal sealed class PlanComposer
 {
-    /// <summary>Android requires the first block device of the table to have this name, or it makes no snapshots.</summary>
-    private const string Super = "super";
+    /// <summary>A device has about 15 partitions with snapshots.</summary>
+    private const int MostMerges = 128;
 
-    private const string UserData = "userdata";
-    private const ulong MostBytes = 1ul << 60;
+    private const ulong MaxBytes = 1ul << 60;
 
     private readonly DeviceFacts _facts;
-    private readonly LpTable _table;
+    private readonly PieceFinder _current;
+    private readonly PieceFinder? _old;
+    private readonly PieceFinder? _images;
     private readonly string _slot;
+    private readonly string _otherSlot;
 
     internal PlanComposer(DeviceFacts facts)
     {
         _facts = facts;
         _slot = facts.Slot!;
-        _table = facts.Table.Table
+        _otherSlot = Slots.Other(_slot);
+        LpTable table = facts.Table.Table
             ?? throw RefusedException.Damaged($"the partition table of slot {_slot[1]} on super: {facts.Table.Problem}");
+        _current = PieceFinder.OnSuper(table, facts.Devices, $"the partition table of slot {_slot[1]}");
+        if (facts.OldTable.Table is { } old) _old = PieceFinder.OnSuper(old, facts.Devices, "/metadata/ota/old-partition-metadata");
+        if (facts.Images.Table is { } images) _images = PieceFinder.OnData(images, facts.Devices);
     }
 
     internal UpdatePlan Compose()
     {
-        if (_table.Devices[0].Name != Super)
-            throw RefusedException.Damaged(
-                $"the first block device of the partition table is {_table.Devices[0].Name}; Android makes snapshots only on super");
-        CheckTable();
+        _current.Check();
         List<LeftOut> leftOut = [];
         List<PlannedMerge> merges = [];
+        List<CompleteCow> complete = [];
         foreach (SnapshotFile file in _facts.Snapshots)
         {
             // Files of the other slot are left from earlier updates.
             if (!file.Name.EndsWith(_slot, StringComparison.Ordinal)) continue;
             if (file.Problem != null) throw RefusedException.Damaged($"{File(file.Name)}: {file.Problem}");
-            if (WhyLeftOut(file) is { } why) leftOut.Add(new LeftOut(file.Name, why));
-            else merges.Add(ComposeMerge(file.Name, file.Record));
+            if (WhyLeftOut(file) is not { } why)
+            {
+                merges.Add(ComposeMerge(file.Name, file.Record));
+                continue;
+            }
+            leftOut.Add(new LeftOut(file.Name, why));
+            if (CompleteCowOf(file) is { } cow) complete.Add(cow);
         }
-        CheckDisjoint(merges);
-        List<(int, int)> constraints = Order(merges);
+        if (merges.Count > MostMerges) throw RefusedException.Damaged($"{merges.Count} snapshots are too many for one update");
+        MergeOrder.Sort(merges);
+        MergeOrder.Check(merges);
         return new UpdatePlan
         {
-            Nothing = merges.Count == 0 ? "All is merged. Reboot: Android cleans up by itself." : null,
+            Nothing = merges.Count == 0 ? WhyNothing(leftOut) : null,
             Merges = merges,
             LeftOut = leftOut,
-            Constraints = constraints,
+            MustBeComplete = complete,
         };
     }
 
-    /// <summary>Every extent of the table lies inside its device, after the tables, and in no other partition.</summary>
-    private void CheckTable()
+    /// <summary>
+    /// The COWs of all snapshots that are still there, for a device whose state file says that all is merged. Leaves out what does not fit
+    /// together, because Android has begun to remove it.
+    /// </summary>
+    internal IReadOnlyList<CompleteCow> AllComplete()
     {
-        List<DevicePiece> all = [];
-        foreach (LpPartition partition in _table.Partitions)
-        {
-            foreach (LpExtent extent in partition.Extents)
-            {
-                if (extent.IsZero) continue;
-                LpBlockDevice device = _table.Devices[extent.Device];
-                if (extent.Start < device.FirstSector || extent.End * LpGeometry.SectorBytes > device.Bytes)
-                    throw RefusedException.Damaged(
-                        $"partition {partition.Name} has sectors {extent.Start} to {extent.End}, outside of the area of {device.Name}");
-            }
-            all.AddRange(Pieces(partition, _table));
-        }
-        if (DevicePiece.OverlapWithin(all) is { } shared)
-            throw RefusedException.Damaged($"two partitions of slot {_slot[1]} share sectors: {Owners(shared)} have {shared}");
+        List<CompleteCow> complete = [];
+        foreach (SnapshotFile file in _facts.Snapshots)
+            if (file.Name.EndsWith(_slot, StringComparison.Ordinal) && file.Problem == null && CompleteCowOf(file) is { } cow)
+                complete.Add(cow);
+        return complete;
     }
 
-    private string Owners(DevicePiece shared)
+    private static string WhyNothing(List<LeftOut> leftOut)
     {
-        List<string> names = [];
-        foreach (LpPartition partition in _table.Partitions)
-            if (DevicePiece.Overlap(Pieces(partition, _table), [shared]) != null) names.Add(partition.Name);
-        return string.Join(" and ", names);
+        foreach (LeftOut one in leftOut)
+            if (one.Why != Merged) return $"No snapshot is left to merge ({one.Name}: {one.Why}). Reboot: Android cleans up by itself.";
+        return UpdateRules.AllMerged;
     }
+
+    private const string Merged = "merged";
 
     private string? WhyLeftOut(SnapshotFile file)
     {
-        SnapshotRecord record = file.Record;
-        if (record.State is SnapshotRecordState.None) return "no snapshot";
-        if (record.State is SnapshotRecordState.Merged) return "merged";
+        (string name, SnapshotRecord record) = (file.Name, file.Record);
+        if (record.DeviceBytes == 0) throw RefusedException.Damaged($"{File(name)} has no device_size");
         if (!record.UsingSnapuserd)
             throw RefusedException.Damaged(
-                $"/metadata/ota/state says that snapuserd merges, but /metadata/ota/snapshots/{file.Name} is a snapshot of the kernel");
-        if (record.CowPartitionBytes == 0 && record.CowFileBytes == 0) return "it has no COW";
-        if (_table.Find(file.Name) is not { } partition) return $"there is no partition of that name in slot {_slot[1]}";
+                $"/metadata/ota/state says that snapuserd merges, but {File(name)} is for the kernel (using_snapuserd is false)");
+        if (record is { CowPartitionBytes: 0, CowFileBytes: 0 })
+        {
+            if (_current.Table.Find(name + "-cow") is { Bytes: > 0 } || _images?.Table.Find(name + "-cow-img") is { Bytes: > 0 })
+                throw RefusedException.Damaged($"{File(name)} says that there is no COW, but {name} has one");
+            return "it has no COW";
+        }
+        if (record.State is SnapshotRecordState.None) return "its file says that there is no snapshot";
+        if (record.State is SnapshotRecordState.Merged) return Merged;
+        if (_current.Table.Find(name) is not { } partition) return $"slot {_slot[1]} has no partition of that name";
         if (!partition.Has(LpPartition.Updated)) return "the partition was flashed after the update was written";
-        return partition.Extents.Count == 0 ? "the partition is empty" : null;
+        return partition.Bytes == 0 ? "the partition is empty" : null;
+    }
+
+    /// <summary>
+    /// The COW of a snapshot that is not to be merged, if it is still there: its count must show that it is merged, or a damaged file would
+    /// make this program leave a partition half merged. Null if Android has already removed a part of it.
+    /// </summary>
+    private CompleteCow? CompleteCowOf(SnapshotFile file)
+    {
+        SnapshotRecord record = file.Record;
+        if (_current.Table.Find(file.Name) is not { } partition || !partition.Has(LpPartition.Updated) || partition.Bytes == 0) return null;
+        if (record is { CowPartitionBytes: 0, CowFileBytes: 0 }) return null;
+        // Android removes the COW of a merged snapshot, but never that of a snapshot without a state.
+        bool removed = (record.CowPartitionBytes > 0 && _current.Table.Find(file.Name + "-cow") is not { Bytes: > 0 })
+            || (record.CowFileBytes > 0 && _images?.Table.Find(file.Name + "-cow-img") is not { Bytes: > 0 });
+        if (removed && record.State == SnapshotRecordState.Merged) return null;
+        return new CompleteCow(file.Name, Cow(file.Name, record));
     }
 
     private PlannedMerge ComposeMerge(string name, SnapshotRecord record)
@@ -107,178 +132,67 @@ internal sealed class PlanComposer
         if (record.SnapshotBytes != record.DeviceBytes)
             throw RefusedException.Damaged(
                 $"{File(name)}: snapshot_size is {record.SnapshotBytes}, but device_size is {record.DeviceBytes}");
-        LpPartition target = _table.Find(name)!;
-        IReadOnlyList<DevicePiece> whole = Inside(name, Pieces(target, _table));
-        if ((ulong)target.Bytes != record.DeviceBytes)
+        IReadOnlyList<DevicePiece> target = _current.Writable(name);
+        if ((ulong)DevicePiece.Bytes(target) != record.DeviceBytes)
             throw RefusedException.Damaged(
-                $"{File(name)}: device_size is {record.DeviceBytes}, but the partition has {target.Bytes} bytes");
-        foreach (DevicePiece piece in whole)
-            if (piece.IsZero) throw RefusedException.Damaged($"partition {name} has an extent of zeros, which cannot be written");
-        return new PlannedMerge(name, record, whole, Source(name, record, whole), Cow(name, record));
+                $"{File(name)}: device_size is {record.DeviceBytes}, but the partition has {DevicePiece.Bytes(target)} bytes");
+        return new PlannedMerge(name, record, target, Source(name, record, target), Cow(name, record));
     }
 
     private static void CheckBytes(string name, string field, ulong bytes)
     {
-        if (bytes >= MostBytes || bytes % LpGeometry.SectorBytes != 0)
-            throw RefusedException.Damaged($"{File(name)}: {field} is {bytes}, no possible size");
+        if (bytes >= MaxBytes || bytes % LpGeometry.SectorBytes != 0)
+            throw RefusedException.Damaged($"{File(name)}: {field} is {bytes}; expected a multiple of 512 below 2^60");
     }
 
     /// <summary>
-    /// The device that copy and xor ops read: the old partition in the table before the update, or the base if the partition is new.
+    /// The device that copy and xor ops read: the old partition in the table before the update, or the base if the partition is new. The
+    /// update laid the new partition over the old one, so as far as both reach, they have the same sectors.
     /// </summary>
     private IReadOnlyList<DevicePiece> Source(string name, SnapshotRecord record, IReadOnlyList<DevicePiece> target)
     {
-        string oldName = name[..^_slot.Length] + (_slot == "_a" ? "_b" : "_a");
-        if (record.OldPartitionBytes == 0)
-        {
-            if (_facts.OldTable.Table?.Find(oldName) is { Bytes: > 0 } unnamed)
-                throw RefusedException.Damaged(
-                    $"{File(name)}: old_partition_size is 0, but {oldName} had {unnamed.Bytes} bytes");
-            return target;
-        }
-        if (_facts.OldTable.Table is not { } old)
+        string oldName = name[..^_slot.Length] + _otherSlot;
+        // Even a new partition needs the table: without it, a lost old_partition_size would go unnoticed.
+        if (_old == null)
             throw RefusedException.Damaged(
-                $"/metadata/ota/old-partition-metadata, which has the extents of {oldName}: {_facts.OldTable.Problem}");
-        if (old.Find(oldName) is not { } partition)
-            throw RefusedException.Damaged($"/metadata/ota/old-partition-metadata has no partition {oldName}, from which {name} is made");
-        if ((ulong)partition.Bytes != record.OldPartitionBytes)
+                $"/metadata/ota/old-partition-metadata, which has the partitions before the update: {_facts.OldTable.Problem}");
+        _old.Check();
+        long oldBytes = _old.Table.Find(oldName)?.Bytes ?? 0;
+        if ((ulong)oldBytes != record.OldPartitionBytes)
             throw RefusedException.Damaged(
-                $"{File(name)}: old_partition_size is {record.OldPartitionBytes}, but {oldName} had {partition.Bytes} bytes");
-        return Inside(oldName, Pieces(partition, old));
+                $"{File(name)}: old_partition_size is {record.OldPartitionBytes}, but {oldName} had {oldBytes} bytes");
+        if (oldBytes == 0) return target;
+        IReadOnlyList<DevicePiece> source = _old.Readable(oldName);
+        if (!DevicePiece.AgreeUpToShorter(source, target))
+            throw RefusedException.Damaged(
+                $"{name} does not begin with the sectors that {oldName} has in /metadata/ota/old-partition-metadata");
+        return source;
     }
 
-    private IReadOnlyList<DevicePiece> Cow(string name, SnapshotRecord record)
+    private List<DevicePiece> Cow(string name, SnapshotRecord record)
     {
         List<DevicePiece> pieces = [];
-        if (record.CowPartitionBytes > 0)
+        if (record.CowPartitionBytes > 0) pieces.AddRange(CowPart(_current, name, "-cow", record.CowPartitionBytes, "cow_partition_size"));
+        if (record.CowFileBytes > 0)
         {
-            string cow = name + "-cow";
-            if (_table.Find(cow) is not { } partition)
-                throw RefusedException.Damaged($"the table of slot {_slot[1]} has no partition {cow}, in which the COW of {name} begins");
-            if ((ulong)partition.Bytes != record.CowPartitionBytes)
+            if (_images == null)
                 throw RefusedException.Damaged(
-                    $"{File(name)}: cow_partition_size is {record.CowPartitionBytes}, but {cow} has {partition.Bytes} bytes");
-            pieces.AddRange(Inside(cow, Pieces(partition, _table)));
+                    $"/metadata/gsi/ota/lp_metadata, which says where on userdata the COW of {name} lies: {_facts.Images.Problem}");
+            pieces.AddRange(CowPart(_images, name, "-cow-img", record.CowFileBytes, "cow_file_size"));
         }
-        if (record.CowFileBytes > 0) pieces.AddRange(CowImage(name, record));
-        foreach (DevicePiece piece in pieces)
-            if (piece.IsZero) throw RefusedException.Damaged($"the COW of {name} has an extent of zeros, which cannot be written");
         return pieces;
     }
 
-    /// <summary>The part of a COW that is an image on the data partition.</summary>
-    private IReadOnlyList<DevicePiece> CowImage(string name, SnapshotRecord record)
+    private static IReadOnlyList<DevicePiece> CowPart(PieceFinder finder, string name, string suffix, ulong bytes, string field)
     {
-        string image = name + "-cow-img";
-        if (_facts.Images.Table is not { } images)
-            throw RefusedException.Damaged($"/metadata/gsi/ota/lp_metadata, which has the extents of {image}: {_facts.Images.Problem}");
-        if (images.Find(image) is not { } partition)
-            throw RefusedException.Damaged($"/metadata/gsi/ota/lp_metadata has no image {image}, in which the COW of {name} lies");
+        if (finder.Table.Find(name + suffix) is not { } partition)
+            throw RefusedException.Damaged($"{finder.Name} has no {name}{suffix}, in which the COW of {name} lies");
         if (partition.Has(LpPartition.Disabled))
-            throw RefusedException.Damaged($"/metadata/gsi/ota/lp_metadata: image {image} is disabled; a recovery cancelled the update");
-        if (images.Devices[0].Name != UserData)
-            throw RefusedException.Damaged(
-                $"/metadata/gsi/ota/lp_metadata: the images are on {images.Devices[0].Name}, expected {UserData}");
-        if ((ulong)partition.Bytes != record.CowFileBytes)
-            throw RefusedException.Damaged(
-                $"{File(name)}: cow_file_size is {record.CowFileBytes}, but {image} has {partition.Bytes} bytes");
-        return Inside(image, Pieces(partition, images));
+            throw RefusedException.Damaged($"{finder.Name}: {name}{suffix} is disabled, because a recovery cancelled the update");
+        if ((ulong)partition.Bytes != bytes)
+            throw RefusedException.Damaged($"{File(name)}: {field} is {bytes}, but {name}{suffix} has {partition.Bytes} bytes");
+        return finder.Writable(name + suffix);
     }
 
     private static string File(string name) => "/metadata/ota/snapshots/" + name;
-
-    private static DevicePiece[] Pieces(LpPartition partition, LpTable table)
-    {
-        DevicePiece[] pieces = new DevicePiece[partition.Extents.Count];
-        for (int i = 0; i < pieces.Length; i++)
-        {
-            LpExtent extent = partition.Extents[i];
-            pieces[i] = new DevicePiece(extent.IsZero ? "" : table.Devices[extent.Device].Name, extent.Start, extent.Sectors);
-        }
-        return pieces;
-    }
-
-    /// <summary>Checks that the pieces lie inside devices that are there, and share no sector with each other.</summary>
-    private DevicePiece[] Inside(string owner, DevicePiece[] pieces)
-    {
-        foreach (DevicePiece piece in pieces)
-        {
-            if (piece.IsZero) continue;
-            if (!_facts.Devices.TryGetValue(piece.Device, out long bytes))
-                throw new RefusedException(ExitCode.InputMissing, $"{owner} lies on partition {piece.Device}, which cannot be found",
-                    $"Name it with --{(piece.Device is UserData ? "userdata" : "by-name")}.");
-            if (piece.End * LpGeometry.SectorBytes > bytes)
-                throw RefusedException.Damaged($"{owner} lies on {piece}, but {piece.Device} has {bytes / LpGeometry.SectorBytes} sectors");
-        }
-        if (DevicePiece.OverlapWithin(pieces) is { } twice) throw RefusedException.Damaged($"{owner} has the sectors {twice} twice");
-        return pieces;
-    }
-
-    /// <summary>No COW shares a sector with a base, a source, another COW or any other partition.</summary>
-    private void CheckDisjoint(List<PlannedMerge> merges)
-    {
-        foreach (PlannedMerge merge in merges)
-        {
-            foreach (PlannedMerge other in merges)
-            {
-                Refuse(merge.Name, "the base", other.Name, DevicePiece.Overlap(merge.Cow, other.Base));
-                Refuse(merge.Name, "the source", other.Name, DevicePiece.Overlap(merge.Cow, other.Source));
-                if (merge != other) Refuse(merge.Name, "the COW", other.Name, DevicePiece.Overlap(merge.Cow, other.Cow));
-                if (merge != other && DevicePiece.Overlap(merge.Base, other.Base) is { } shared)
-                    throw RefusedException.Damaged($"{merge.Name} and {other.Name} share {shared}");
-            }
-        }
-    }
-
-    private static void Refuse(string name, string role, string other, DevicePiece? shared)
-    {
-        if (shared is { } piece) throw RefusedException.Damaged($"the COW of {name} and {role} of {other} share {piece}");
-    }
-
-    /// <summary>
-    /// Puts the merges into order: first phase, second phase; within one, a merge that reads sectors before the merge that overwrites
-    /// them; then system and product, as Android does; then by name. Returns the pairs that had to be in this order.
-    /// </summary>
-    private static List<(int First, int Then)> Order(List<PlannedMerge> merges)
-    {
-        List<PlannedMerge> waiting = [.. merges];
-        waiting.Sort(Compare);
-        merges.Clear();
-        while (waiting.Count > 0)
-        {
-            int phase = waiting[0].Phase;
-            int next = waiting.FindIndex(one => one.Phase == phase && waiting.TrueForAll(other =>
-                other == one || other.Phase != phase || DevicePiece.Overlap(one.Base, other.Source) == null));
-            if (next < 0) throw Circle(waiting, phase);
-            merges.Add(waiting[next]);
-            waiting.RemoveAt(next);
-        }
-        List<(int, int)> constraints = [];
-        for (int then = 1; then < merges.Count; then++)
-        {
-            for (int first = 0; first < then; first++)
-            {
-                if (DevicePiece.Overlap(merges[first].Base, merges[then].Source) is { } lost)
-                    throw RefusedException.Damaged(
-                        $"{merges[first].Name}, which is merged first, overwrites {lost}, which {merges[then].Name} has still to read");
-                if (merges[first].Phase == merges[then].Phase && DevicePiece.Overlap(merges[then].Base, merges[first].Source) != null)
-                    constraints.Add((first, then));
-            }
-        }
-        return constraints;
-    }
-
-    private static RefusedException Circle(List<PlannedMerge> waiting, int phase)
-    {
-        List<string> names = [];
-        foreach (PlannedMerge one in waiting)
-            if (one.Phase == phase) names.Add(one.Name);
-        return RefusedException.Damaged($"each of {string.Join(", ", names)} overwrites sectors that another of them has still to read");
-    }
-
-    private static int Compare(PlannedMerge a, PlannedMerge b) =>
-        a.Phase != b.Phase ? a.Phase - b.Phase : Rank(a) != Rank(b) ? Rank(a) - Rank(b) : string.CompareOrdinal(a.Name, b.Name);
-
-    /// <summary>Android merges system and product first.</summary>
-    private static int Rank(PlannedMerge merge) => merge.Name[..^2] switch { "system" => 0, "product" => 1, _ => 2 };
 }

@@ -3,7 +3,7 @@ using System.Globalization;
 
 namespace Snapuserd.AndroidDevice;
 
-/// <summary>What a snapshot is at (android-device §5); the numbers are Android's.</summary>
+/// <summary>State of a snapshot (android-device §5); the numbers are Android's.</summary>
 public enum SnapshotRecordState
 {
     /// <summary>No snapshot.</summary>
@@ -39,8 +39,8 @@ public sealed record SnapshotRecord
     public string Compression { get; private init; } = "";
 
     /// <summary>
-    /// The partition shrinks, so it is merged in the first phase: growing partitions overwrite the tail of the old one, which it still has
-    /// to read.
+    /// The partition shrinks. Shrinking partitions are merged first: their ops read the tail of the old partition, which growing partitions
+    /// overwrite.
     /// </summary>
     public bool Shrinks => UsingSnapuserd && DeviceBytes < OldPartitionBytes;
 
@@ -48,6 +48,7 @@ public sealed record SnapshotRecord
     public static string? Parse(ReadOnlySpan<byte> file, out SnapshotRecord record)
     {
         record = new SnapshotRecord();
+        if (file.IsEmpty) return "it is empty";
         if (ProtobufMessage.Parse(file) is not { } message) return "not a protobuf message";
         ulong state = message.Number(2);
         if (state > (ulong)SnapshotRecordState.Merged) return string.Create(CultureInfo.InvariantCulture, $"unknown state {state}");

@@ -11,7 +11,13 @@ public sealed record Refusal(ExitCode Code, string Sentence, string Remedy);
 /// <summary>A snapshot that is not merged, and the reason.</summary>
 public readonly record struct LeftOut(string Name, string Why);
 
-/// <summary>One partition to merge, with the pieces of its three devices. They are empty in a plan that refuses.</summary>
+/// <summary>
+/// The COW of a snapshot that is not merged because its file says that it is merged, or that there is none. If this COW is not complete,
+/// the file is wrong, and nothing may be merged.
+/// </summary>
+public sealed record CompleteCow(string Name, IReadOnlyList<DevicePiece> Cow);
+
+/// <summary>One partition to merge, with the pieces of its three devices.</summary>
 public sealed record PlannedMerge(string Name, SnapshotRecord Record, IReadOnlyList<DevicePiece> Base, IReadOnlyList<DevicePiece> Source,
     IReadOnlyList<DevicePiece> Cow)
 {
@@ -34,22 +40,35 @@ public sealed record UpdatePlan
     public IReadOnlyList<PlannedMerge> Merges { get; init; } = [];
     /// <summary>Snapshots of the current slot that are not merged.</summary>
     public IReadOnlyList<LeftOut> LeftOut { get; init; } = [];
-    /// <summary>
-    /// Pairs of one phase, as indexes of <see cref="Merges"/>: the second one overwrites sectors that the first one reads, so the first
-    /// must be complete before the second begins.
-    /// </summary>
-    public IReadOnlyList<(int First, int Then)> Constraints { get; init; } = [];
+    /// <summary>COWs whose count must show that they are merged, before anything is written. Also set if nothing is left to do.</summary>
+    public IReadOnlyList<CompleteCow> MustBeComplete { get; init; } = [];
 
-    /// <summary>Decides. The rules are those of android-device §10 to §12.</summary>
+    /// <summary>Computes the plan from the facts, by the rules of android-device §10 to §12.</summary>
     public static UpdatePlan Of(DeviceFacts facts)
     {
         try
         {
-            return UpdateRules.CheckState(facts) is { } nothing ? new UpdatePlan { Nothing = nothing } : new PlanComposer(facts).Compose();
+            return UpdateRules.CheckState(facts) is { } nothing
+                ? new UpdatePlan { Nothing = nothing, MustBeComplete = CompleteCows(facts) } : new PlanComposer(facts).Compose();
         }
         catch (RefusedException e)
         {
             return new UpdatePlan { Refusal = e.Refusal };
+        }
+    }
+
+    private static IReadOnlyList<CompleteCow> CompleteCows(DeviceFacts facts)
+    {
+        bool claims = facts.Status is { State: UpdateState.MergeNeedsReboot or UpdateState.MergeCompleted };
+        if (!claims || facts.Slot == null || facts.SourceSlot == facts.Slot || facts.Status is not { UserspaceSnapshots: true }) return [];
+        try
+        {
+            return new PlanComposer(facts).AllComplete();
+        }
+        catch (RefusedException)
+        {
+            // Android may have begun to clean up, and nothing is written here.
+            return [];
         }
     }
 }
@@ -57,11 +76,11 @@ public sealed record UpdatePlan
 /// <summary>Ends the composition of a plan.</summary>
 internal sealed class RefusedException(ExitCode code, string sentence, string remedy) : Exception(sentence)
 {
-    /// <summary>Why.</summary>
+    /// <summary>The reason.</summary>
     internal Refusal Refusal { get; } = new(code, sentence, remedy);
 
     /// <summary>Damage, or files that contradict each other.</summary>
     internal static RefusedException Damaged(FormattableString sentence) => new(ExitCode.CowCorrupt,
-        sentence.ToString(CultureInfo.InvariantCulture), "Nothing was written. Do not guess: send the output of `android report` to "
-        + "someone who can look into it.");
+        sentence.ToString(CultureInfo.InvariantCulture), "Nothing was written. Make a report with `snapuserd android report OUT.tar`, and "
+        + "send it to someone who can analyse it.");
 }

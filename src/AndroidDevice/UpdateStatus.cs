@@ -4,7 +4,7 @@ using System.Text;
 
 namespace Snapuserd.AndroidDevice;
 
-/// <summary>What an update is at (android-device §5); the numbers are Android's.</summary>
+/// <summary>State of an update (android-device §5); the numbers are Android's.</summary>
 public enum UpdateState
 {
     /// <summary>No update.</summary>

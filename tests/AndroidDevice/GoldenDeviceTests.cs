@@ -45,6 +45,7 @@ public sealed class GoldenDeviceTests
         Assert.Equal(device.First.Order(), plan.Merges.Where(merge => merge.Phase == 1).Select(merge => merge.Name).Order());
         Assert.Equal(device.Second.Order(), plan.Merges.Where(merge => merge.Phase == 2).Select(merge => merge.Name).Order());
         Assert.Equal(plan.Merges.OrderBy(merge => merge.Phase), plan.Merges);
+        Assert.Empty(plan.MustBeComplete);
     }
 
     [Theory]
@@ -107,7 +108,10 @@ public sealed class GoldenDeviceTests
     {
         Dictionary<string, IByteSource> sources = [];
         foreach (string name in device.Devices) sources.Add(name, new MemorySource(device.Device(name), name));
-        return DeviceReader.Read(device.Slot, device.Metadata, sources, SuperName(device));
+        // Two devices never had an update: their metadata partition is empty.
+        using TempFolder empty = new();
+        string metadata = System.IO.Directory.Exists(device.Metadata) ? device.Metadata : empty.Path;
+        return DeviceReader.Read(device.Slot, metadata, sources, SuperName(device));
     }
 
     /// <summary>A device with retrofit dynamic partitions has its tables on a partition that was not made for them.</summary>
