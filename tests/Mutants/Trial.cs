@@ -135,7 +135,7 @@ public sealed class Trial
         environment["SNAPUSERD"] = File.Exists(program) ? program : "/dev/null";
         environment["DOTNET_EnableDiagnostics"] = "0";
         environment["DOTNET_TieredPGO"] = "0";
-        environment["DOTNET_GCHeapHardLimit"] = "0x60000000";
+        environment["DOTNET_GCHeapHardLimit"] = "0x90000000";
         environment["DOTNET_gcConcurrent"] = "0";
         ended = _sandbox.Run([Environment.ProcessPath!, Path.Combine(bin, "mutants.dll"), "judge", planFile, results], environment, limit);
         return File.Exists(results) ? File.ReadAllLines(results) : [];
