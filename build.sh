@@ -357,7 +357,8 @@ unit_tests() {
 # The unit test classes that take most of the time, five seconds and more each: `check` leaves them to `make test`.
 slow_tests='BlockDeviceTests BootTests StorageLocksTests UnitTests DifferTests WriterRoundTripTests LeakTests ProgramTests LifecycleTests
     WriterCrashTests ReaderV3Tests WriterV2Tests LimitsTests GraphTests SparseImageTests DigestTests ViewCaseTests ViewTests
-    MergeOrderTests MergeMarkerCallTests NbdProtocolTests WriterGoldenTests WriterV3Tests NbdForeignTests MemoryBudgetTests OrderTests'
+    GoldenDeviceTests DamageTests MergeOrderTests MergeMarkerCallTests NbdProtocolTests WriterGoldenTests WriterV3Tests NbdForeignTests
+    MemoryBudgetTests OrderTests'
 
 # check SEED: runs unit tests, then the simulator from SEED. The last line is the command that repeats one of its cases under a debugger:
 # the failed one, if one failed.

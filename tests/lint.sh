@@ -227,7 +227,7 @@ rank() {
         Block | Text) echo 1 ;;
         Cow) echo 2 ;;
         Merge | Create | AndroidDevice) echo 3 ;;
-        Serve | Images) echo 4 ;;
+        Serve | Images | Recovery) echo 4 ;;
         Control) echo 5 ;;
         Host) echo 6 ;;
         Boot | AndroidDaemon) echo 7 ;;

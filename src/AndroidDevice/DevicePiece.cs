@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Globalization;
+using Snapuserd.Block;
 
 namespace Snapuserd.AndroidDevice;
 
@@ -69,6 +70,27 @@ public readonly record struct DevicePiece(string Device, long Start, long Sector
             if ((inSecond += count) == b.Sectors) (j, inSecond) = (j + 1, 0);
         }
         return true;
+    }
+
+    /// <summary>The bytes that <paramref name="source"/> shares with <paramref name="target"/>, in the order of the source.</summary>
+    public static List<SharedRange> SharedBytes(IReadOnlyList<DevicePiece> source, IReadOnlyList<DevicePiece> target)
+    {
+        List<SharedRange> shared = [];
+        long sourceAt = 0;
+        foreach (DevicePiece mine in source)
+        {
+            long targetAt = 0;
+            foreach (DevicePiece theirs in target)
+            {
+                long from = Math.Max(mine.Start, theirs.Start), to = Math.Min(mine.End, theirs.End);
+                if (!mine.IsZero && mine.Device == theirs.Device && from < to)
+                    shared.Add(new SharedRange((sourceAt + from - mine.Start) * LpGeometry.SectorBytes,
+                        (targetAt + from - theirs.Start) * LpGeometry.SectorBytes, (to - from) * LpGeometry.SectorBytes));
+                targetAt += theirs.Sectors;
+            }
+            sourceAt += mine.Sectors;
+        }
+        return shared;
     }
 
     /// <summary>The pieces on devices that have at least one sector, by device and sector.</summary>

@@ -51,9 +51,10 @@ public sealed record MergeSetup
     public ReaderGate Readers { get; init; } = new();
 
     /// <summary>
-    /// Reads the COW through a window of arena memory: a sixteenth of the arena, at most 256 KiB, which is enough for a disk to stream.
+    /// Reads the COW through a window of arena memory: a sixteenth of the arena, at most 256 KiB, which is enough for a disk to stream. The
+    /// caller disposes it. Exit code 65 for a damaged COW, 71 if the arena is too small.
     /// </summary>
-    internal CowFile ReadCow()
+    public CowFile ReadCow()
     {
         Slice window = Arena.Take(Math.Clamp(Arena.Size / 16, 8 << 10, 256 << 10) & -CowOp.BlockSize)
             ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small to read a COW; try a larger --memory");

@@ -53,7 +53,8 @@ public sealed class GoldenDeviceTests
     public void Tables_have_the_partitions_and_extents_of_liblp(string name)
     {
         GoldenDevice device = GoldenDevice.Named(name);
-        MemorySource super = new(device.Device(SuperName(device)));
+        Dictionary<string, byte[]> devices = device.Devices.ToDictionary(one => one, device.Device);
+        MemorySource super = new(devices[SuperName(device)]);
         foreach (IGrouping<string, string[]> rows in device.Table("partitions.tsv").GroupBy(row => row[0]))
         {
             int slot = int.Parse(rows.Key, CultureInfo.InvariantCulture);
@@ -71,7 +72,7 @@ public sealed class GoldenDeviceTests
             foreach (string[] row in rows)
             {
                 bool damaged = (name, row[1]) == ("damaged-cow", "vendor_b-cow");
-                if (row[6] != "-" && !damaged) Assert.Equal(row[6], Hash(device, Pieces(table.Find(row[1])!, table)));
+                if (row[6] != "-" && !damaged) Assert.Equal(row[6], Hash(devices, Pieces(table.Find(row[1])!, table)));
             }
         }
     }
@@ -81,7 +82,8 @@ public sealed class GoldenDeviceTests
     public void Snapshots_are_composed_of_their_pieces(string name)
     {
         GoldenDevice device = GoldenDevice.Named(name);
-        UpdatePlan plan = UpdatePlan.Of(Facts(device));
+        DeviceFacts facts = Facts(device);
+        UpdatePlan plan = UpdatePlan.Of(facts);
         Dictionary<string, string[]> rows = device.Table("snapshots.tsv").ToDictionary(row => row[0]);
         foreach (PlannedMerge merge in plan.Merges)
         {
@@ -90,7 +92,7 @@ public sealed class GoldenDeviceTests
             Assert.Equal(row[7] == "first" ? 1 : 2, merge.Phase);
         }
         string problems = name is "damaged-primary" ? "geometry and table" : "";
-        Assert.Equal(problems, Facts(device).RepairedTable);
+        Assert.Equal(problems, facts.RepairedTable);
     }
 
     [Fact]
@@ -124,13 +126,13 @@ public sealed class GoldenDeviceTests
     private static DevicePiece[] Pieces(LpPartition partition, LpTable table) => [.. partition.Extents.Select(extent =>
         new DevicePiece(extent.IsZero ? "" : table.Devices[extent.Device].Name, extent.Start, extent.Sectors))];
 
-    private static string Hash(GoldenDevice device, DevicePiece[] pieces)
+    private static string Hash(Dictionary<string, byte[]> devices, DevicePiece[] pieces)
     {
         using IncrementalHash hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (DevicePiece piece in pieces)
         {
             int start = (int)piece.Start * LpGeometry.SectorBytes, length = (int)piece.Sectors * LpGeometry.SectorBytes;
-            hash.AppendData(piece.IsZero ? new byte[length] : device.Device(piece.Device).AsSpan(start, length));
+            hash.AppendData(piece.IsZero ? new byte[length] : devices[piece.Device].AsSpan(start, length));
         }
         return Convert.ToHexStringLower(hash.GetHashAndReset());
     }

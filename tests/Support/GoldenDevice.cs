@@ -1,5 +1,4 @@
 using System;
-using System.Collections.Concurrent;
 using System.Collections.Generic;
 using System.IO;
 using System.IO.Compression;
@@ -10,8 +9,6 @@ namespace Snapuserd.Tests.Support;
 /// <summary>One device state of tests/vectors/android-device, a row of its index.tsv.</summary>
 public sealed record GoldenDevice(string Name, string Slot, string State, string Phase, string Verdict, string[] First, string[] Second)
 {
-    private static readonly ConcurrentDictionary<string, byte[]> s_unpacked = new();
-
     /// <summary>All states.</summary>
     public static IReadOnlyList<GoldenDevice> All { get; } = Rows("index.tsv")
         .Select(row => new GoldenDevice(row[0], row[1], row[2], row[3], row[8], Names(row[9]), Names(row[10]))).ToArray();
@@ -32,14 +29,14 @@ public sealed record GoldenDevice(string Name, string Slot, string State, string
     /// <summary>The rows of partitions.tsv and snapshots.tsv that belong to this state, without its name.</summary>
     public IEnumerable<string[]> Table(string file) => Rows(file).Where(row => row[0] == Name).Select(row => row[1..]);
 
-    /// <summary>A fresh copy of a block device.</summary>
-    public byte[] Device(string name) => (byte[])s_unpacked.GetOrAdd(Path.Combine(Folder, name + ".img.br"), static path =>
+    /// <summary>A block device, unpacked again at each call: all devices together would take a gigabyte.</summary>
+    public byte[] Device(string name)
     {
-        using BrotliStream packed = new(File.OpenRead(path), CompressionMode.Decompress);
+        using BrotliStream packed = new(File.OpenRead(Path.Combine(Folder, name + ".img.br")), CompressionMode.Decompress);
         using MemoryStream plain = new();
         packed.CopyTo(plain);
         return plain.ToArray();
-    }).Clone();
+    }
 
     /// <inheritdoc/>
     public override string ToString() => Name;

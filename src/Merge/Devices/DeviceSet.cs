@@ -9,19 +9,10 @@ namespace Snapuserd.Merge;
 /// </summary>
 public sealed class DeviceSet : IDisposable
 {
-    // With more threads the codecs outrun the devices. Each thread takes about 200 KiB for its contexts.
-    private const int MostThreads = 16;
-
-    // More jobs than all buffers of a merge without windows hold, so that no worker waits for the merge thread to post the next one.
-    private const int JobsUnderWay = 64;
-
     private readonly BlockDevice _cow;
     private readonly BlockDevice? _base;
     private readonly BlockDevice? _source;
-    private readonly WakeUp _wakeUp;
-    private readonly Arena _arena;
-    private readonly IBlockQueue _queue;
-    private readonly WorkQueue<DecodeJob> _workers;
+    private readonly EngineResources _resources;
 
     /// <summary>
     /// Opens the devices that the options name. <paramref name="stop"/> and <paramref name="wakeUp"/> must outlive it. Exit codes of
@@ -29,7 +20,6 @@ public sealed class DeviceSet : IDisposable
     /// </summary>
     public DeviceSet(DeviceOptions options, StopFlag stop, WakeUp wakeUp)
     {
-        _wakeUp = wakeUp;
         string cow = options.Cow, cowName = options.CowName ?? cow;
         string? basePath = options.Base, sourcePath = options.Source;
         DeviceAccess access = options.Writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared;
@@ -44,19 +34,15 @@ public sealed class DeviceSet : IDisposable
             foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
                 if (device?.NotLocked is { } warning) options.Report(warning);
             if (overlap is { Length: > 0 }) SharedCaches.MakeCoherent(_source!, _base!);
-            _arena = new Arena(options.ArenaBytes);
             Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
-            _queue = MakeQueue(options, Devices);
-            int threads = options.Threads > 0 ? options.Threads : Math.Clamp(Environment.ProcessorCount, 1, MostThreads);
-            // Even a single worker gets its own thread: if the merge thread decoded, the devices would idle meanwhile.
-            _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
+            _resources = new EngineResources(Devices, options, wakeUp);
             MergeDevice baseDevice =
                 _base == null ? new MergeDevice(0, cowName, _cow.Length) : new MergeDevice(1, options.BaseName ?? basePath!, _base.Length);
             Setup = new MergeSetup
             {
-                Io = new IoScheduler(_queue, Array.ConvertAll(Devices, device => device.Granule)),
-                Arena = _arena,
-                Workers = _workers,
+                Io = _resources.Io,
+                Arena = _resources.Arena,
+                Workers = _resources.Workers,
                 Time = new MonotonicClock(),
                 Cow = new MergeDevice(0, cowName, _cow.Length),
                 Base = baseDevice,
@@ -82,7 +68,7 @@ public sealed class DeviceSet : IDisposable
     public MergeSetup Setup { get; }
 
     /// <summary>"uring" or "sync".</summary>
-    public string Io => _queue is RingQueue ? "uring" : "sync";
+    public string Io => _resources.IsRing ? "uring" : "sync";
 
     /// <summary>True if <paramref name="device"/> is one of the devices, under any path.</summary>
     public bool Contains(BlockDevice device) =>
@@ -102,11 +88,8 @@ public sealed class DeviceSet : IDisposable
     /// <summary>Closes the devices, unless the kernel may still write to the buffers.</summary>
     public void Dispose()
     {
-        _workers?.Dispose();
-        _queue?.Dispose();
-        // The kernel may still write to buffers whose requests could not be reaped. They stay mapped: the process ends soon.
-        bool inUse = Setup is { Io.Broken: true } || _queue is RingQueue { Leaked: true };
-        if (!inUse) _arena?.Dispose();
+        _resources?.Dispose();
+        bool inUse = _resources is { IsInUse: true };
         foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_source, _base, _cow])
         {
             if (inUse) device?.CloseInUse();
@@ -203,18 +186,4 @@ public sealed class DeviceSet : IDisposable
         Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) == 0
         && Libc.Statx(file.Fd, Libc.STATX_BASIC_STATS, out StatxData here) == 0
             && (there.DevMajor, there.DevMinor, there.Ino) == (here.DevMajor, here.DevMinor, here.Ino);
-
-    private IBlockQueue MakeQueue(DeviceOptions options, BlockDevice[] devices)
-    {
-        if (options.Io != IoChoice.Sync)
-        {
-            UringUnavailable? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, options.QueueDepth, out RingQueue? ring);
-            if (refusal is not { } why) return ring!;
-            if (options.Io == IoChoice.Uring)
-                throw new SnapuserdException(Errno.IsOutOfResources(why.Errno) ? ExitCode.OutOfResources : ExitCode.Unavailable,
-                    why.Sentence);
-            options.Report($"going on without io_uring: {why.Sentence}");
-        }
-        return new SyncQueue(devices, _arena, _wakeUp, options.QueueDepth);
-    }
 }

@@ -39,7 +39,7 @@ internal sealed record EngineChoices
 
 /// <summary>
 /// A merge by the engine in this process, over the production queue, with a queue around it that counts and traces. The program creates its
-/// setup in src/Merge/Devices/DeviceSet.cs. This code repeats that setup and must be changed together with it; no other code of the
+/// setup in src/Merge/Devices. This code repeats that setup and must be changed together with it; no other code of the
 /// benchmarks does.
 /// </summary>
 internal sealed record EngineRun(
