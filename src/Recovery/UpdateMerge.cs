@@ -127,8 +127,8 @@ public sealed class UpdateMerge(UpdatePlan plan, IUpdateDevices devices, IUpdate
         if (_partitions.Find(one => one.Phase == 1 && !one.IsComplete) is not { Name: not null } first) return;
         foreach (PartitionProgress one in _partitions)
             if (one.Phase == 2 && one.OpsDone > 0)
-                throw Contradiction($"{one.OpsDone} ops of {one.Name} are merged, but {first.Name}, which has to be merged before it, stands "
-                    + $"at op {first.OpsDone} of {first.OpsTotal}");
+                throw Contradiction($"{one.OpsDone} ops of {one.Name} are merged, but {first.Name}, which has to be merged before, "
+                    + $"stands at op {first.OpsDone} of {first.OpsTotal}");
     }
 
     private void CheckComplete(CompleteCow complete)
