@@ -172,18 +172,18 @@ internal sealed class PlanComposer
     private List<DevicePiece> Cow(string name, SnapshotRecord record)
     {
         List<DevicePiece> pieces = [];
-        if (record.CowPartitionBytes > 0) pieces.AddRange(CowPart(_current, name, "-cow", record.CowPartitionBytes, "cow_partition_size"));
+        if (record.CowPartitionBytes > 0) pieces.AddRange(PiecesOfCow(_current, name, "-cow", record.CowPartitionBytes, "cow_partition_size"));
         if (record.CowFileBytes > 0)
         {
             if (_images == null)
                 throw RefusedException.Damaged(
                     $"/metadata/gsi/ota/lp_metadata, which says where on userdata the COW of {name} lies: {_facts.Images.Problem}");
-            pieces.AddRange(CowPart(_images, name, "-cow-img", record.CowFileBytes, "cow_file_size"));
+            pieces.AddRange(PiecesOfCow(_images, name, "-cow-img", record.CowFileBytes, "cow_file_size"));
         }
         return pieces;
     }
 
-    private static IReadOnlyList<DevicePiece> CowPart(PieceFinder finder, string name, string suffix, ulong bytes, string field)
+    private static IReadOnlyList<DevicePiece> PiecesOfCow(PieceFinder finder, string name, string suffix, ulong bytes, string field)
     {
         if (finder.Table.Find(name + suffix) is not { } partition)
             throw RefusedException.Damaged($"{finder.Name} has no {name}{suffix}, in which the COW of {name} lies");

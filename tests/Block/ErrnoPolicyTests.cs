@@ -53,7 +53,8 @@ public sealed class ErrnoPolicyTests
     /// Files with statements that name both an errno and an exit code without mapping one to the other. The errno there is not a failure,
     /// or says that a ring is unavailable or has no memory.
     /// </summary>
-    private static readonly string[] s_other = ["src/Block/BlockDevice.cs", "src/Block/SharedCaches.cs", "src/Merge/Devices/EngineResources.cs"];
+    private static readonly string[] s_other =
+        ["src/Block/BlockDevice.cs", "src/Block/SharedCaches.cs", "src/Merge/Devices/EngineResources.cs"];
 
     [Fact]
     public void Every_errno_has_the_exit_code_of_the_table_for_every_call()

@@ -54,7 +54,8 @@ public sealed class PieceQueueTests : IDisposable
         byte[][] content = [new byte[DeviceSectors * Sector], new byte[DeviceSectors * Sector]];
         foreach (byte[] bytes in content) random.NextBytes(bytes);
         for (int i = 0; i < 2; i++) File.WriteAllBytes(folder[$"{i}"], content[i]);
-        using BlockDevice first = BlockDevice.Open(folder["0"], DeviceAccess.Write), second = BlockDevice.Open(folder["1"], DeviceAccess.Write);
+        using BlockDevice first = BlockDevice.Open(folder["0"], DeviceAccess.Write);
+        using BlockDevice second = BlockDevice.Open(folder["1"], DeviceAccess.Write);
         using WakeUp wakeUp = new();
         PieceMap map = RandomMap(random);
         using PieceQueue queue = new(QueueFixture.Make(kind, [first, second], _arena, wakeUp, depth), [map], _arena);
