@@ -66,7 +66,6 @@ internal readonly ref struct LpParser
         if (header != expected) return Text($"a header of {header} bytes, expected {expected} in version {major}.{minor}");
         uint tables = U32(prefix, 44);
         if (tables > geometry.MaxTableBytes || header + (ulong)tables > geometry.MaxTableBytes)
-            
             return Text($"the tables have {tables} bytes; at most {geometry.MaxTableBytes - header} are reserved for them");
         (headerBytes, tableBytes) = ((int)header, (int)tables);
         return null;

@@ -172,7 +172,8 @@ internal sealed class PlanComposer
     private List<DevicePiece> Cow(string name, SnapshotRecord record)
     {
         List<DevicePiece> pieces = [];
-        if (record.CowPartitionBytes > 0) pieces.AddRange(PiecesOfCow(_current, name, "-cow", record.CowPartitionBytes, "cow_partition_size"));
+        if (record.CowPartitionBytes > 0)
+            pieces.AddRange(PiecesOfCow(_current, name, "-cow", record.CowPartitionBytes, "cow_partition_size"));
         if (record.CowFileBytes > 0)
         {
             if (_images == null)
