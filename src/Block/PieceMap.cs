@@ -7,7 +7,7 @@ namespace Snapuserd.Block;
 /// A part of a device that consists of pieces: <paramref name="Length"/> bytes from <paramref name="Offset"/> on, on the device with number
 /// <paramref name="Device"/> of the queue below. <see cref="Zeros"/> as the number stands for no device: the piece reads as zeros.
 /// </summary>
-public readonly record struct Piece(int Device, long Offset, long Length)
+public readonly record struct MappedPiece(int Device, long Offset, long Length)
 {
     /// <summary>The number of a piece that lies on no device.</summary>
     public const int Zeros = -1;
@@ -16,14 +16,14 @@ public readonly record struct Piece(int Device, long Offset, long Length)
 /// <summary>A device that consists of pieces of other devices, one after the other, as dm-linear would map it. Immutable.</summary>
 public sealed class PieceMap
 {
-    private readonly Piece[] _pieces;
+    private readonly MappedPiece[] _pieces;
     private readonly long[] _ends;
 
     /// <summary>A device of these pieces, in this order; empty ones are left out.</summary>
-    public PieceMap(IEnumerable<Piece> pieces)
+    public PieceMap(IEnumerable<MappedPiece> pieces)
     {
-        List<Piece> kept = [];
-        foreach (Piece piece in pieces)
+        List<MappedPiece> kept = [];
+        foreach (MappedPiece piece in pieces)
         {
             if (piece.Length < 0 || piece.Offset < 0) throw new ArgumentException($"{piece} is no range", nameof(pieces));
             if (piece.Length > 0) kept.Add(piece);
@@ -42,8 +42,8 @@ public sealed class PieceMap
         get
         {
             SortedSet<int> numbers = [];
-            foreach (Piece piece in _pieces)
-                if (piece.Device != Piece.Zeros) numbers.Add(piece.Device);
+            foreach (MappedPiece piece in _pieces)
+                if (piece.Device != MappedPiece.Zeros) numbers.Add(piece.Device);
             return [.. numbers];
         }
     }
@@ -51,8 +51,8 @@ public sealed class PieceMap
     /// <summary>True if every piece begins and ends at a multiple of <paramref name="granule"/> bytes, also on its device.</summary>
     public bool IsAligned(int granule)
     {
-        foreach (Piece piece in _pieces)
-            if (piece.Length % granule != 0 || (piece.Device != Piece.Zeros && piece.Offset % granule != 0)) return false;
+        foreach (MappedPiece piece in _pieces)
+            if (piece.Length % granule != 0 || (piece.Device != MappedPiece.Zeros && piece.Offset % granule != 0)) return false;
         return true;
     }
 
@@ -60,14 +60,14 @@ public sealed class PieceMap
     /// The part of [<paramref name="offset"/>, + <paramref name="length"/>) that begins at <paramref name="offset"/> and lies in one piece.
     /// Its length is 0 at the end of the device.
     /// </summary>
-    public Piece Locate(long offset, long length)
+    public MappedPiece Locate(long offset, long length)
     {
         int index = Array.BinarySearch(_ends, offset);
         // A match is the end of a piece, so the next one begins there.
         index = index < 0 ? ~index : index + 1;
         if (index >= _pieces.Length) return default;
-        Piece piece = _pieces[index];
+        MappedPiece piece = _pieces[index];
         long within = offset - (_ends[index] - piece.Length);
-        return new Piece(piece.Device, piece.Offset + within, Math.Min(length, piece.Length - within));
+        return new MappedPiece(piece.Device, piece.Offset + within, Math.Min(length, piece.Length - within));
     }
 }

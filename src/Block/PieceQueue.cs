@@ -116,9 +116,9 @@ public sealed class PieceQueue : IBlockQueue
         while (moved < request.Buffer.Length)
         {
             int wanted = request.Buffer.Length - moved;
-            Piece piece = device.Locate(request.Offset + moved, wanted);
+            MappedPiece piece = device.Locate(request.Offset + moved, wanted);
             int result = piece.Length == 0 ? AtEnd(request.Verb)
-                : piece.Device == Piece.Zeros ? Zeros(request, moved, (int)piece.Length)
+                : piece.Device == MappedPiece.Zeros ? Zeros(request, moved, (int)piece.Length)
                 : _below.Perform(Below(request, piece, moved));
             if (result <= 0) return moved > 0 ? moved : result;
             moved += result;
@@ -136,13 +136,13 @@ public sealed class PieceQueue : IBlockQueue
         int length = whole.Buffer.Length;
         for (int within = 0; within < length;)
         {
-            Piece piece = _devices[whole.Device].Locate(whole.Offset + within, length - within);
+            MappedPiece piece = _devices[whole.Device].Locate(whole.Offset + within, length - within);
             if (piece.Length == 0)
             {
                 NoteBad(slot, within, AtEnd(whole.Verb));
                 return;
             }
-            if (piece.Device == Piece.Zeros)
+            if (piece.Device == MappedPiece.Zeros)
             {
                 int result = Zeros(whole, within, (int)piece.Length);
                 if (result < 0) NoteBad(slot, within, result);
@@ -152,7 +152,7 @@ public sealed class PieceQueue : IBlockQueue
         }
     }
 
-    private static BlockRequest Below(in BlockRequest whole, Piece piece, int within) =>
+    private static BlockRequest Below(in BlockRequest whole, MappedPiece piece, int within) =>
         whole with { Device = piece.Device, Offset = piece.Offset, Buffer = whole.Buffer.Part(within, (int)piece.Length) };
 
     private static int AtEnd(BlockVerb verb) => verb == BlockVerb.Read ? 0 : -Errno.ENOSPC;

@@ -29,7 +29,7 @@ internal sealed class PieceReserver(IStorageReserver below, BlockDevice[] device
         {
             for (long at = range.Offset, end = range.Offset + range.Length; at < end;)
             {
-                Piece piece = map.Locate(at, end - at);
+                MappedPiece piece = map.Locate(at, end - at);
                 if (piece.Length == 0) break;
                 if (piece.Device == number) parts.Add(new ByteRange(piece.Offset, piece.Length));
                 at += piece.Length;

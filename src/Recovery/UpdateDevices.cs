@@ -69,16 +69,16 @@ public sealed class UpdateDevices(IReadOnlyDictionary<string, BlockDevice> open,
         maps = new PieceMap[roles.Count];
         for (int role = 0; role < maps.Length; role++)
         {
-            List<Piece> pieces = [];
+            List<MappedPiece> pieces = [];
             foreach (DevicePiece piece in roles[role])
             {
-                int number = piece.IsZero ? Piece.Zeros : names.IndexOf(piece.Device);
+                int number = piece.IsZero ? MappedPiece.Zeros : names.IndexOf(piece.Device);
                 if (number < 0 && !piece.IsZero)
                 {
                     number = names.Count;
                     names.Add(piece.Device);
                 }
-                pieces.Add(new Piece(number, piece.Start * LpGeometry.SectorBytes, piece.Sectors * LpGeometry.SectorBytes));
+                pieces.Add(new MappedPiece(number, piece.Start * LpGeometry.SectorBytes, piece.Sectors * LpGeometry.SectorBytes));
             }
             maps[role] = new PieceMap(pieces);
         }

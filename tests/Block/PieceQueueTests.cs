@@ -22,17 +22,18 @@ public sealed class PieceQueueTests : IDisposable
     [Fact]
     public void Every_offset_is_located_in_its_piece()
     {
-        PieceMap map = new([new Piece(1, 30, 7), new Piece(0, 5, 0), new Piece(Piece.Zeros, 0, 3), new Piece(0, 90, 11)]);
+        PieceMap map = new(
+            [new MappedPiece(1, 30, 7), new MappedPiece(0, 5, 0), new MappedPiece(MappedPiece.Zeros, 0, 3), new MappedPiece(0, 90, 11)]);
         List<(int, long)> bytes = [];
         for (int i = 0; i < 7; i++) bytes.Add((1, 30 + i));
-        for (int i = 0; i < 3; i++) bytes.Add((Piece.Zeros, i));
+        for (int i = 0; i < 3; i++) bytes.Add((MappedPiece.Zeros, i));
         for (int i = 0; i < 11; i++) bytes.Add((0, 90 + i));
         Assert.Equal(bytes.Count, map.Length);
         Assert.Equal([0, 1], map.Devices);
         for (int at = 0; at < bytes.Count; at++)
             for (int length = 1; length <= bytes.Count - at; length++)
             {
-                Piece piece = map.Locate(at, length);
+                MappedPiece piece = map.Locate(at, length);
                 Assert.Equal(bytes[at], (piece.Device, piece.Offset));
                 int same = bytes.Skip(at).Take(length).TakeWhile((one, i) => one == (piece.Device, piece.Offset + i)).Count();
                 Assert.Equal(same, piece.Length);
@@ -98,7 +99,7 @@ public sealed class PieceQueueTests : IDisposable
             int[] results = [.. lengths.Select(length => random.Next(3) switch { 0 => length, 1 => random.Next(length), _ => -Errno.EIO })];
             if (random.Next(2) == 0) results = [.. results.Select((result, i) => i < lengths.Length / 2 ? lengths[i] : result)];
             // Pieces of one device, apart from each other, so that the offset shows which part a request is.
-            PieceMap map = new(lengths.Select((length, i) => new Piece(0, 100 * i, length)));
+            PieceMap map = new(lengths.Select((length, i) => new MappedPiece(0, 100 * i, length)));
             ScriptedQueue below = new(random.Next(1, 4))
             {
                 Attempt = (_, request) => results[request.Offset / 100],
@@ -118,11 +119,12 @@ public sealed class PieceQueueTests : IDisposable
     [Fact]
     public void Flush_goes_to_each_device_once_and_fails_if_one_fails()
     {
-        PieceMap map = new([new Piece(2, 0, 4), new Piece(0, 8, 4), new Piece(2, 16, 4), new Piece(Piece.Zeros, 0, 4)]);
+        PieceMap map = new(
+            [new MappedPiece(2, 0, 4), new MappedPiece(0, 8, 4), new MappedPiece(2, 16, 4), new MappedPiece(MappedPiece.Zeros, 0, 4)]);
         foreach (int failing in (int[])[-1, 0, 2])
         {
             ScriptedQueue below = new(1) { Attempt = (_, request) => request.Device == failing ? -Errno.EIO : 0 };
-            using PieceQueue queue = new(below, [new PieceMap([new Piece(1, 0, 1)]), map], _arena);
+            using PieceQueue queue = new(below, [new PieceMap([new MappedPiece(1, 0, 1)]), map], _arena);
             foreach (BlockVerb verb in (BlockVerb[])[BlockVerb.Flush, BlockVerb.WriteBack])
             {
                 below.Asked.Clear();
@@ -143,7 +145,7 @@ public sealed class PieceQueueTests : IDisposable
     public void Zeros_are_read_without_a_device_and_cannot_be_written()
     {
         ScriptedQueue below = new(2);
-        using PieceQueue queue = new(below, [new PieceMap([new Piece(Piece.Zeros, 0, 8), new Piece(0, 0, 8)])], _arena);
+        using PieceQueue queue = new(below, [new PieceMap([new MappedPiece(MappedPiece.Zeros, 0, 8), new MappedPiece(0, 0, 8)])], _arena);
         Slice buffer = new(0, 8);
         _arena[buffer].Fill(7);
         Assert.True(queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, buffer, 1)));
@@ -165,7 +167,7 @@ public sealed class PieceQueueTests : IDisposable
     public void Transfers_end_at_the_end_of_the_device(BlockVerb verb, int offset, int expected)
     {
         ScriptedQueue below = new(2) { Next = _ => 0 };
-        using PieceQueue queue = new(below, [new PieceMap([new Piece(0, 100, 8)])], _arena);
+        using PieceQueue queue = new(below, [new PieceMap([new MappedPiece(0, 100, 8)])], _arena);
         BlockRequest request = new(verb, 0, offset, new Slice(0, 4), 1);
         Assert.True(queue.TryQueue(request));
         Assert.Equal(1, queue.Wait(_completions));
@@ -178,7 +180,7 @@ public sealed class PieceQueueTests : IDisposable
     public void Only_as_many_requests_are_in_flight_as_the_depth_below_and_an_error_below_is_passed_on()
     {
         ScriptedQueue below = new(2);
-        using PieceQueue queue = new(below, [new PieceMap([new Piece(0, 0, 4), new Piece(0, 100, 4)])], _arena);
+        using PieceQueue queue = new(below, [new PieceMap([new MappedPiece(0, 0, 4), new MappedPiece(0, 100, 4)])], _arena);
         BlockRequest request = new(BlockVerb.Read, 0, 0, new Slice(0, 8), 1);
         Assert.Equal(2, queue.Depth);
         Assert.True(queue.TryQueue(request));
@@ -194,7 +196,7 @@ public sealed class PieceQueueTests : IDisposable
     public void Each_wait_waits_below_only_once()
     {
         ScriptedQueue below = new(4);
-        using PieceQueue queue = new(below, [new PieceMap([new Piece(0, 0, 4), new Piece(0, 100, 4)])], _arena);
+        using PieceQueue queue = new(below, [new PieceMap([new MappedPiece(0, 0, 4), new MappedPiece(0, 100, 4)])], _arena);
         Assert.True(queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, new Slice(0, 8), 1)));
         Assert.Equal(0, queue.Wait(_completions));
         Assert.Single(below.Asked);
@@ -204,17 +206,17 @@ public sealed class PieceQueueTests : IDisposable
     private static PieceMap RandomMap(Random random)
     {
         // Every sector of two devices, shuffled in runs: no two pieces share a byte.
-        List<Piece> pieces = [];
+        List<MappedPiece> pieces = [];
         for (int device = 0; device < 2; device++)
         {
             for (int at = 0; at < DeviceSectors;)
             {
                 int count = Math.Min(random.Next(1, 20), DeviceSectors - at);
-                if (random.Next(4) > 0) pieces.Add(new Piece(device, at * Sector, count * Sector));
+                if (random.Next(4) > 0) pieces.Add(new MappedPiece(device, at * Sector, count * Sector));
                 at += count;
             }
         }
-        Piece[] shuffled = [.. pieces];
+        MappedPiece[] shuffled = [.. pieces];
         random.Shuffle(shuffled);
         return new PieceMap(shuffled);
     }
@@ -223,7 +225,7 @@ public sealed class PieceQueueTests : IDisposable
     {
         for (int i = 0; i < bytes.Length; i++)
         {
-            Piece piece = map.Locate(offset + i, 1);
+            MappedPiece piece = map.Locate(offset + i, 1);
             content[piece.Device][piece.Offset] = bytes[i];
         }
     }
@@ -233,7 +235,7 @@ public sealed class PieceQueueTests : IDisposable
         byte[] bytes = new byte[length];
         for (int i = 0; i < length; i++)
         {
-            Piece piece = map.Locate(offset + i, 1);
+            MappedPiece piece = map.Locate(offset + i, 1);
             bytes[i] = content[piece.Device][piece.Offset];
         }
         return bytes;
