@@ -45,7 +45,7 @@ internal readonly ref struct LpParser
         _tables = tables;
         _geometry = geometry;
         _minor = minor;
-        _suffix = slot == 0 ? "_a" : "_b";
+        _suffix = slot == 0 ? Slots.A : Slots.B;
     }
 
     /// <summary>Bytes that are enough to learn the length of header and tables.</summary>

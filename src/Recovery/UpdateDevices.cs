@@ -28,17 +28,10 @@ public sealed class UpdateDevices(IReadOnlyDictionary<string, BlockDevice> open,
         BlockDevice[] below = Below(roles, out PieceMap[] maps);
         EngineResources resources = new(below, options, wakeUp, maps);
         MergeDevice target = new(1, merge.Name, maps[1].Length);
-        return new Opened(this, resources, below, new MergeSetup
+        MergeDevice source = same ? target : new MergeDevice(2, "the old " + merge.Name, maps[2].Length);
+        return new Opened(this, resources, below, Setup(resources, CowOf(merge.Name, maps), target, source) with
         {
-            Io = resources.Io,
-            Arena = resources.Arena,
-            Workers = resources.Workers,
-            Time = new MonotonicClock(),
-            Cow = new MergeDevice(0, "the COW of " + merge.Name, maps[0].Length),
-            Base = target,
-            Source = same ? target : new MergeDevice(2, "the old " + merge.Name, maps[2].Length),
             Overlap = same ? null : DevicePiece.SharedBytes(merge.Source, merge.Base).ToArray(),
-            Stop = stop,
             Storage = options.Writes ? new PieceReserver(new StorageReserver(below, stop, options.Report), below, maps) : null,
         });
     }
@@ -48,19 +41,23 @@ public sealed class UpdateDevices(IReadOnlyDictionary<string, BlockDevice> open,
     {
         BlockDevice[] below = Below([pieces], out PieceMap[] maps);
         EngineResources resources = new(below, options, wakeUp, maps);
-        MergeDevice cow = new(0, "the COW of " + name, maps[0].Length);
-        return new Opened(this, resources, below, new MergeSetup
-        {
-            Io = resources.Io,
-            Arena = resources.Arena,
-            Workers = resources.Workers,
-            Time = new MonotonicClock(),
-            Cow = cow,
-            Base = cow,
-            Source = cow,
-            Stop = stop,
-        });
+        MergeDevice cow = CowOf(name, maps);
+        return new Opened(this, resources, below, Setup(resources, cow, cow, cow));
     }
+
+    private static MergeDevice CowOf(string name, PieceMap[] maps) => new(0, "the COW of " + name, maps[0].Length);
+
+    private MergeSetup Setup(EngineResources resources, MergeDevice cow, MergeDevice target, MergeDevice source) => new()
+    {
+        Io = resources.Io,
+        Arena = resources.Arena,
+        Workers = resources.Workers,
+        Time = new MonotonicClock(),
+        Cow = cow,
+        Base = target,
+        Source = source,
+        Stop = stop,
+    };
 
     /// <summary>The devices that the pieces lie on, and the pieces by the numbers of these devices.</summary>
     private BlockDevice[] Below(List<IReadOnlyList<DevicePiece>> roles, out PieceMap[] maps)
