@@ -87,15 +87,16 @@ internal static class ServeVerb
         string device = snapshot.Serve((SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string path) =>
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
         MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
-        ready.Tell(device, snapshot.Length);
-        // Other programs wait for the line above, so it may block. From here on, output must not block the merge.
-        invocation.Output.NeverWait();
         if (merges)
         {
+            // Before anybody is told that the device exists: who then starts `ctl watch` watches the merge.
             _ = snapshot.RequestMerge();
             // A rate may have been set before the merge existed: let the control server start its ticks.
             control?.Wake();
         }
+        ready.Tell(device, snapshot.Length);
+        // Other programs wait for the line above, so it may block. From here on, output must not block the merge.
+        invocation.Output.NeverWait();
         ExitCode code = snapshot.Run();
         requests.EndWatches();
         notifier.TellStopping();
