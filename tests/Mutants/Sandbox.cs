@@ -40,10 +40,11 @@ public sealed class Sandbox
         mount --move "$job/dev" /dev
         mount -o remount,bind,ro /sys 2>/dev/null || true
         mount -t tmpfs -o mode=0755,size=64m mutants /run
-        case $job in
-            /tmp/*) TMPDIR=$job/tmp/$name ;;
-            *) mount --bind "$job/tmp" /tmp; TMPDIR=/tmp/$name ;;
-        esac
+        # A short path, since that of a socket has at most 107 bytes; not over the folder that the job itself is in.
+        short=/tmp
+        case $job in /tmp/*) short=/var/tmp ;; esac
+        mount --bind "$job/tmp" "$short"
+        TMPDIR=$short/$name
         export TMPDIR HOME="$TMPDIR"
         mkdir "$TMPDIR"
         cd "$TMPDIR"
