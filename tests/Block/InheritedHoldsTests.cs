@@ -13,7 +13,12 @@ using static Snapuserd.Tests.Support.OwnThread;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Holds that a process keeps for its children, and storage that it claims for them while no device is open.</summary>
+/// <summary>
+/// Holds that a process keeps for its children, and storage that it claims for them while no device is open. Every device of the process
+/// sees the environment that these tests set, so no other test runs meanwhile.
+/// </summary>
+[Collection(nameof(InheritedHoldsTests))]
+[CollectionDefinition(nameof(InheritedHoldsTests), DisableParallelization = true)]
 public sealed class InheritedHoldsTests : IDisposable
 {
     private const DeviceAccess Alone = DeviceAccess.Write | DeviceAccess.Exclusive;
