@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Boot;
 using Snapuserd.Control;
+using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Text;
 

@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Control;
+using Snapuserd.Host;
 using Snapuserd.Text;
 
 namespace Snapuserd.Cli;

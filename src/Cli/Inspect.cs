@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Host;
 using Snapuserd.Images;
 
 namespace Snapuserd.Cli;

@@ -1,17 +1,7 @@
 using System;
+using Snapuserd.Host;
 
 namespace Snapuserd.Cli;
-
-/// <summary>The destination of log records, selected by `--log`.</summary>
-internal enum LogForm
-{
-    /// <summary>Warnings, errors and progress as lines on standard error.</summary>
-    StandardError,
-    /// <summary>Everything as records of the kernel's log.</summary>
-    Kernel,
-    /// <summary>Everything as JSON objects on standard error.</summary>
-    Json,
-}
 
 /// <summary>The option `--log`.</summary>
 internal static class LogForms

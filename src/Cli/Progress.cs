@@ -2,6 +2,7 @@ using System;
 using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
+using Snapuserd.Host;
 using Snapuserd.Text;
 
 namespace Snapuserd.Cli;

@@ -1,6 +1,7 @@
 using System;
 using System.Diagnostics;
 using Snapuserd.Block;
+using Snapuserd.Host;
 using Snapuserd.Merge;
 using Snapuserd.Text;
 
@@ -57,8 +58,8 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
 
     private void TellBegin(in MergeProgress progress) =>
         invocation.Output.Write(Priority.Notice, "begin",
-            $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of "
-            + $"{progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
+            $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output") ?? "the update"} begins at op "
+            + $"{progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
             new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone),
             new("total_bytes", progress.BytesTotal));
 }

@@ -1,6 +1,7 @@
 using System;
 using System.Text;
 using Snapuserd.Block;
+using Snapuserd.Host;
 
 namespace Snapuserd.Cli;
 

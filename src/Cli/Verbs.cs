@@ -199,6 +199,32 @@ internal static class Verbs
         + "snapuserd.row=NAME,COW,BASE[,SOURCE[,PHASE]]. It takes precedence over the options. See docs/boot.md.",
         BootVerb.Run) { OutputIsResult = true },
 
+        new("android", "Says in which state the update of an Android device is, and merges it: from the device's recovery, or from dumps "
+            + "of its partitions.", ["COMMAND"],
+        [
+            new("--dry-run", OptionKind.Flag, "", "For merge: check everything, say what would be merged, and write nothing."),
+            new("--super", OptionKind.Text, "DEV", "The super partition, or a raw dump of it."),
+            new("--metadata", OptionKind.Text, "DIR|DEV", "The folder that is mounted at /metadata, or the partition, which is then "
+                + "mounted for this command alone."),
+            new("--userdata", OptionKind.Text, "DEV", "The data partition, on which a part of a COW may lie."),
+            new("--misc", OptionKind.Text, "DEV", "The bootloader's partition misc."),
+            new("--by-name", OptionKind.Text, "DIR", "A folder with all partitions under their names: links, or dumps. Unless given, "
+                + "/dev/block/by-name, or the names that the kernel knows."),
+            new("--slot", OptionKind.Choice, "a|b", "The current slot, for a device that does not say it, as with dumps.")
+            {
+                Choices = ["a", "b"],
+            },
+            new("--cmdline", OptionKind.Text, "FILE", "The file with the kernel's command line; /proc/cmdline unless given."),
+            new("--bootconfig", OptionKind.Text, "FILE", "The file with the bootloader's parameters; /proc/bootconfig unless given."),
+            s_io, s_memory, s_json, s_progress,
+        ],
+        "Without options, everything is found on the device that the command runs on. status writes nothing. It ends with 0 if nothing is "
+        + "to be done, with 75 if merge would finish the update, and otherwise with the code with which merge refuses: 69 if only Android "
+        + "can go on, 65 if something is damaged or contradictory, 66 if super or metadata is missing, 76 if something is in use. merge "
+        + "checks every COW before the first write; interrupted at any moment, the same command goes on. It changes no state files: "
+        + "Android concludes the update at its next boot.",
+        AndroidVerb.Run),
+
         new("ctl", "Shows the state of servers, and controls them and their merges.", ["COMMAND"],
         [
             new("--socket", OptionKind.Text, "PATH",

@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Control;
+using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Text;
 

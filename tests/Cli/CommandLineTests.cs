@@ -3,6 +3,7 @@ using System.IO;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
 using Snapuserd.Cli;
+using Snapuserd.Host;
 using Snapuserd.Tests.Support;
 using Xunit;
 

@@ -3,6 +3,7 @@ using System.Linq;
 using Snapuserd.AndroidDaemon;
 using Snapuserd.Cli;
 using Snapuserd.Control;
+using Snapuserd.Host;
 using Snapuserd.Merge;
 using Xunit;
 

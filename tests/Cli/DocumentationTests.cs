@@ -95,7 +95,7 @@ public sealed class DocumentationTests
     public void The_page_of_json_has_every_key()
     {
         string page = Page("docs/json-and-log.md");
-        string[] folders = ["src/Cli", "src/Control", "src/Host", "src/Images", "src/Boot", "src/AndroidDaemon"];
+        string[] folders = ["src/Cli", "src/Control", "src/Host", "src/Images", "src/Boot", "src/AndroidDaemon", "src/Recovery"];
         string[] keys = Sources(folders).SelectMany(file => Regex.Matches(File.ReadAllText(file),
             @"(\.Add|\.Event|new LogValue)\(""(?<key>[a-z0-9_]+)""|new\(""(?<key>[a-z0-9_]+)""(?!, "")"))
             .Select(match => match.Groups["key"].Value).Distinct().ToArray();

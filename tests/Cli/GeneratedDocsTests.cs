@@ -5,6 +5,7 @@ using System.Linq;
 using System.Text.RegularExpressions;
 using Snapuserd.Block;
 using Snapuserd.Cli;
+using Snapuserd.Host;
 using Snapuserd.Tests.Support;
 using Xunit;
 

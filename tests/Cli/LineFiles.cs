@@ -2,6 +2,7 @@ using System;
 using System.IO;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Cli;
+using Snapuserd.Host;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Cli;

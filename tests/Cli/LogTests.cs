@@ -6,6 +6,7 @@ using System.Text.Json;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
 using Snapuserd.Cli;
+using Snapuserd.Host;
 using Snapuserd.Tests.Support;
 using Xunit;
 

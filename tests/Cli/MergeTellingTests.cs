@@ -6,6 +6,7 @@ using Snapuserd.Block;
 using Snapuserd.Cli;
 using Snapuserd.Control;
 using Snapuserd.Cow;
+using Snapuserd.Host;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;

@@ -29,7 +29,7 @@ public sealed class KernelDevice(uint major, uint minor, string name, long lengt
     public string? PartitionLabel { get; } = partitionLabel;
 }
 
-/// <summary>Lists and reads the kernel's block devices, for the search for a hibernation image.</summary>
+/// <summary>Lists and reads the kernel's block devices, for the search for a hibernation image or a partition of some name.</summary>
 public static class KernelDevices
 {
     /// <summary>Most devices in a stack, such as LVM over RAID over a partition; a device over a deeper stack is not listed.</summary>

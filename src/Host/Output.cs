@@ -3,18 +3,17 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
-using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Text;
 
-namespace Snapuserd.Cli;
+namespace Snapuserd.Host;
 
 /// <summary>
 /// Writes lines on standard output and standard error by direct write(2). After a stream has failed once, nothing is written to it any
 /// more: a reader that went away (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its
 /// result. Everything except results is written as log records, which `--log` may send elsewhere.
 /// </summary>
-internal sealed class Output : IMachineLog
+public sealed class Output : IMachineLog
 {
     private int _resultsFd;
     private readonly int _diagnosticsFd;
@@ -36,7 +35,7 @@ internal sealed class Output : IMachineLog
 
     /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: descriptors that were closed at start stay
     /// silent.</param>
-    internal Output(int wereClosed, int resultsFd = 1, int diagnosticsFd = 2)
+    public Output(int wereClosed, int resultsFd = 1, int diagnosticsFd = 2)
     {
         _resultsFd = resultsFd;
         _diagnosticsFd = diagnosticsFd;
@@ -49,7 +48,7 @@ internal sealed class Output : IMachineLog
     /// because the reader of the log may itself wait for that device. The number of lost messages is reported when the stream accepts data
     /// again.
     /// </summary>
-    internal void NeverWait()
+    public void NeverWait()
     {
         lock (_gate) _neverWaits = true;
     }
@@ -58,16 +57,16 @@ internal sealed class Output : IMachineLog
     /// The negative errno that ended standard output, or 0. If standard output was closed at the start, that is not a failure: the caller
     /// closed it on purpose.
     /// </summary>
-    internal int Failure { get; private set; }
+    public int Failure { get; private set; }
 
     /// <summary>True if standard error is a terminal on which a bar can be drawn.</summary>
-    internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(_diagnosticsFd);
+    public bool HasTerminal => !_diagnosticsDead && Libc.IsATty(_diagnosticsFd);
 
     /// <summary>Columns of the terminal; 80 if unknown.</summary>
-    internal int TerminalColumns => TerminalSize.Columns;
+    public int TerminalColumns => TerminalSize.Columns;
 
     /// <summary>Columns and rows of the terminal; 80 and 24 if unknown.</summary>
-    internal (int Columns, int Rows) TerminalSize
+    public (int Columns, int Rows) TerminalSize
     {
         get
         {
@@ -80,16 +79,16 @@ internal sealed class Output : IMachineLog
     /// <summary>
     /// Prints a line of the result on standard output. On a terminal the names in it are made visible; otherwise their bytes are unchanged.
     /// </summary>
-    internal void Result(string line) => ResultText((_resultsTerminal ??= Libc.IsATty(_resultsFd)) ? VisibleText.OnTerminal(line) : line);
+    public void Result(string line) => ResultText((_resultsTerminal ??= Libc.IsATty(_resultsFd)) ? VisibleText.OnTerminal(line) : line);
 
     /// <summary>Prints result text without names in it, of any number of lines.</summary>
-    internal void ResultText(string text) => Result(text, "\n");
+    public void ResultText(string text) => Result(text, "\n");
 
     /// <summary>
     /// Prints a piece, without names in it, of a result line that is too long to be built in memory. <see cref="Result(string)"/> ends the
     /// line.
     /// </summary>
-    internal void ResultPiece(ReadOnlySpan<char> piece) => Result(piece, "");
+    public void ResultPiece(ReadOnlySpan<char> piece) => Result(piece, "");
 
     private void Result(ReadOnlySpan<char> text, ReadOnlySpan<char> end)
     {
@@ -105,21 +104,21 @@ internal sealed class Output : IMachineLog
     }
 
     /// <summary>True if standard output was closed when the program started.</summary>
-    internal bool ResultsWereClosed { get; }
+    public bool ResultsWereClosed { get; }
 
     /// <summary>From here on standard output is for data: results go to standard error.</summary>
-    internal void ResultsToDiagnostics()
+    public void ResultsToDiagnostics()
     {
         lock (_gate) (_resultsFd, _resultsDead, _resultsTerminal) = (_diagnosticsFd, _diagnosticsDead, null);
     }
 
     /// <summary>The destination of log records.</summary>
-    internal LogForm Log { get; private set; }
+    public LogForm Log { get; private set; }
 
     /// <summary>
     /// Sets the destination of log records. If the kernel's log cannot be written, records stay on standard error, and a message says so.
     /// </summary>
-    internal void LogTo(LogForm form)
+    public void LogTo(LogForm form)
     {
         lock (_gate)
         {
@@ -163,7 +162,7 @@ internal sealed class Output : IMachineLog
     /// Writes a progress record. Progress has its own form on standard error and its own interval in the kernel's log, so the caller checks
     /// <see cref="Log"/>.
     /// </summary>
-    internal void WriteProgress(string line, params ReadOnlySpan<LogValue> values)
+    public void WriteProgress(string line, params ReadOnlySpan<LogValue> values)
     {
         lock (_gate)
         {
@@ -173,7 +172,7 @@ internal sealed class Output : IMachineLog
     }
 
     /// <summary>Writes the stack trace of an internal error, after its record.</summary>
-    internal void WriteTrace(string trace)
+    public void WriteTrace(string trace)
     {
         lock (_gate)
         {
@@ -183,7 +182,7 @@ internal sealed class Output : IMachineLog
     }
 
     /// <summary>Draws <paramref name="bar"/> over the last line of the terminal. The next line of output erases it.</summary>
-    internal void Bar(string bar)
+    public void Bar(string bar)
     {
         lock (_gate)
         {
@@ -198,7 +197,7 @@ internal sealed class Output : IMachineLog
     /// the width; lines in excess of the terminal's rows are omitted from the end. The width may have changed: a narrower terminal has
     /// wrapped the old lines into several rows.
     /// </summary>
-    internal void Bars(IReadOnlyList<string> bars)
+    public void Bars(IReadOnlyList<string> bars)
     {
         lock (_gate)
         {

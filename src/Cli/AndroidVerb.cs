@@ -1,0 +1,127 @@
+using System;
+using Snapuserd.AndroidDevice;
+using Snapuserd.Block;
+using Snapuserd.Host;
+using Snapuserd.Merge;
+using Snapuserd.Recovery;
+using Snapuserd.Text;
+
+namespace Snapuserd.Cli;
+
+/// <summary>`android`: the update of a device, from its recovery or from dumps of its partitions.</summary>
+internal static class AndroidVerb
+{
+    private static readonly string[] s_commands = ["status", "merge"];
+
+    internal static ExitCode Run(Invocation invocation)
+    {
+        Arguments arguments = invocation.Arguments;
+        string command = arguments.Operands[0];
+        if (Array.IndexOf(s_commands, command) < 0)
+            throw new SnapuserdException(ExitCode.Usage,
+                $"android: {Suggestion.Unknown("command", command, s_commands)} see snapuserd android --help");
+        bool merges = command == "merge" && !arguments.Has("--dry-run");
+        if (command == "status" && arguments.Has("--dry-run"))
+            throw new SnapuserdException(ExitCode.Usage, "android: --dry-run goes with merge; status never writes anything");
+        DeviceFinder finder = new(new DeviceLocations
+        {
+            Super = arguments.Text("--super"),
+            Metadata = arguments.Text("--metadata"),
+            UserData = arguments.Text("--userdata"),
+            Misc = arguments.Text("--misc"),
+            ByName = arguments.Text("--by-name"),
+            CommandLine = arguments.Text("--cmdline"),
+            BootConfig = arguments.Text("--bootconfig"),
+            Slot = arguments.Has("--slot") ? "_" + arguments.Text("--slot") : null,
+        });
+        using var stop = new StopSignals();
+        using RecoveryDevice device = new(finder, merges, sentence => invocation.Output.Write(Priority.Warning, "metadata", sentence));
+        Observer observer = new(invocation);
+        UpdateMerge merge = device.Merge(Options(invocation, merges), stop.Flag, stop.WakeUp, observer);
+        if (command == "status") return Status(invocation, device, merge);
+        return Merge(invocation, device, merge, merges, observer);
+    }
+
+    private static DeviceOptions Options(Invocation invocation, bool writes) => new()
+    {
+        Cow = "",
+        Writes = writes,
+        Io = DeviceArguments.Io(invocation.Arguments),
+        ArenaBytes = (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory),
+        Report = sentence => invocation.Output.Write(Priority.Warning, "devices", sentence),
+    };
+
+    private static ExitCode Status(Invocation invocation, RecoveryDevice device, UpdateMerge merge)
+    {
+        SnapuserdException? problem = null;
+        try
+        {
+            merge.Read();
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        {
+            problem = e;
+        }
+        UpdateReport report = new(device.Facts, device.Plan, problem == null ? merge.Partitions : [], problem);
+        if (!invocation.Arguments.Has("--json"))
+            invocation.Output.Result(report.Text());
+        else
+            foreach (JsonLine line in report.Json()) invocation.Output.Result(line.ToString());
+        return report.Code;
+    }
+
+    private static ExitCode Merge(Invocation invocation, RecoveryDevice device, UpdateMerge merge, bool writes, Observer observer)
+    {
+        bool json = invocation.Arguments.Has("--json");
+        if (device.Plan.Refusal is { } refusal)
+            throw new SnapuserdException(refusal.Code, $"{refusal.Sentence}. {refusal.Remedy}");
+        merge.Read();
+        UpdateReport report = new(device.Facts, device.Plan, merge.Partitions);
+        long before = merge.Total.BytesDone;
+        if (report.Code != ExitCode.Done)
+        {
+            if (Battery.Warning() is { } warning) invocation.Output.Write(Priority.Warning, "battery", warning);
+            merge.CheckPayloads();
+            if (!writes)
+            {
+                if (!json)
+                    invocation.Output.Result(report.Steps());
+                else
+                    foreach (JsonLine line in report.Json()) invocation.Output.Result(line.ToString());
+                return ExitCode.Done;
+            }
+            merge.Run();
+        }
+        MergeProgress total = merge.Total;
+        if (json)
+            invocation.Output.Result(JsonLine.Event("done").Add("ops", total.OpsTotal).Add("bytes_written", total.BytesDone - before)
+                .Add("seconds", observer.Seconds).Add("io", device.Io).ToString());
+        else if (report.Code == ExitCode.Done)
+            invocation.Output.Result(report.Sentence);
+        else
+            invocation.Output.Result($"merged {Units.Count(merge.Partitions.Count, "partition")}, {Units.Bytes(total.BytesDone - before)}. "
+                + "Reboot: Android concludes the update by itself.");
+        return ExitCode.Done;
+    }
+
+    /// <summary>A bar for each partition's check, and one of all partitions together, named after the one that is being merged.</summary>
+    private sealed class Observer(Invocation invocation) : IUpdateObserver
+    {
+        private readonly ProgressObserver _whole = new(invocation, "merge");
+        private ProgressObserver? _current;
+        private string _name = "";
+
+        internal double Seconds => _whole.Seconds;
+
+        public void Checking(string name, in MergeProgress progress) => Of($"check of {name}").Checking(progress);
+
+        public void Merging(string name, in MergeProgress all) => Of(name).Progress(all);
+
+        private ProgressObserver Of(string what)
+        {
+            if (_current != null && _name == what) return _current;
+            _name = what;
+            return _current = new ProgressObserver(invocation, what, isPart: true);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Security.Cryptography;
+using System.Text.Json;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>
+/// `android` on the dumps of every golden device: exit codes, sentences, what is written, and the content of each partition. One row here
+/// for each row of index.tsv.
+/// </summary>
+public sealed class AndroidTests : IDisposable
+{
+    private const int SectorBytes = 512;
+
+    private static readonly Dictionary<string, (int Status, int Merge, string Text)> s_expected = new()
+    {
+        ["no-update"] = (0, 0, "There is no update to merge."),
+        ["initiated"] = (69, 69, "the update is still being written"),
+        ["unverified-source"] = (69, 69, "the current slot is the old one"),
+        ["rolled-back"] = (69, 69, "the new slot did not boot"),
+        ["unverified-target"] = (69, 69, "its merge has not begun"),
+        ["unverified-forward"] = (69, 69, "its merge has not begun"),
+        ["first-phase-begin"] = (75, 0, "would finish the update: 4 partitions"),
+        ["first-phase-half"] = (75, 0, "would finish the update: 4 partitions"),
+        ["second-phase-half"] = (75, 0, "would finish the update"),
+        ["all-merged"] = (0, 0, "All is merged. Reboot"),
+        ["merge-completed"] = (0, 0, "All is merged. Reboot"),
+        ["wrong-slot"] = (69, 69, "slot a is partly overwritten and will not boot"),
+        ["damaged-primary"] = (75, 0, "would finish the update"),
+        ["damaged-both"] = (65, 65, "the partition table of slot b"),
+        ["damaged-cow"] = (65, 65, "the COW of vendor_b"),
+        ["cow-on-data"] = (75, 0, "would finish the update"),
+        ["android-killed"] = (75, 0, "would finish the update"),
+        ["kernel-snapshot"] = (69, 69, "for the kernel (dm-snapshot)"),
+        ["retrofit"] = (0, 0, "There is no update to merge."),
+        ["finished"] = (0, 0, "There is no update to merge."),
+    };
+
+    private readonly TempFolder _folder = new();
+
+    public static IEnumerable<object[]> Names => GoldenDevice.AllNames;
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Every_golden_device_has_its_verdict_and_its_content(string name)
+    {
+        GoldenDevice device = GoldenDevice.Named(name);
+        (int statusCode, int mergeCode, string text) = s_expected[name];
+        Write(device);
+        string before = Everything();
+
+        BinaryResult status = Android("status");
+        Assert.True(status.ExitCode == statusCode, status.ToString());
+        Assert.Contains(text, status.Output, StringComparison.Ordinal);
+        BinaryResult json = Android("status", "--json");
+        Assert.True(json.ExitCode == statusCode, json.ToString());
+        JsonElement first = JsonDocument.Parse(json.Output.Split('\n')[0]).RootElement;
+        Assert.Equal(("status", statusCode), (first.GetProperty("event").GetString(), first.GetProperty("exit_code").GetInt32()));
+        BinaryResult dry = Android("merge", "--dry-run");
+        Assert.True(dry.ExitCode == mergeCode, dry.ToString());
+        Assert.Equal(before, Everything());
+
+        foreach (string io in (string[])["sync", "uring"])
+        {
+            Write(device);
+            BinaryResult merged = Android("merge", "--io", io);
+            Assert.True(merged.ExitCode == mergeCode, merged.ToString());
+            if (device.Verdict == "merge") Check(device);
+            else Assert.Equal(before, Everything());
+            if (mergeCode == 0) Assert.Equal(0, Android("status").ExitCode);
+            if (name == "all-merged") Assert.Equal(before, Everything());
+        }
+    }
+
+    [Fact]
+    public void Slot_that_contradicts_the_device_is_refused()
+    {
+        Write(GoldenDevice.Named("first-phase-begin"));
+        File.WriteAllText(_folder["cmdline"], "quiet androidboot.slot_suffix=_a\n");
+        BinaryResult refused = Android("status");
+        Assert.True(refused.ExitCode == 69, refused.ToString());
+        Assert.Contains("--slot b is given, but the device says that its current slot is a", refused.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Missing_partitions_and_wrong_commands_have_their_sentences()
+    {
+        Write(GoldenDevice.Named("first-phase-begin"));
+        File.Delete(_folder["dumps/super"]);
+        BinaryResult none = Android("status");
+        Assert.True(none.ExitCode == 66, none.ToString());
+        Assert.Contains("has no super", none.Error, StringComparison.Ordinal);
+        Directory.Delete(_folder["metadata"], recursive: true);
+        Assert.Equal(66, Android("status").ExitCode);
+        Assert.Equal(64, Binary.Run("android", "statsu").ExitCode);
+        Assert.Equal(64, Binary.Run("android", "status", "--dry-run").ExitCode);
+    }
+
+    [Fact]
+    public void Locked_state_is_busy_and_a_sparse_dump_is_refused()
+    {
+        Write(GoldenDevice.Named("first-phase-begin"));
+        BinaryResult busy = Binary.RunProgram("flock", ["-x", _folder["metadata/ota"], Binary.Path, .. Words("merge")]);
+        Assert.True(busy.ExitCode == 76, busy.ToString());
+        Assert.Equal(76, Binary.RunProgram("flock", ["-x", _folder["metadata/ota"], Binary.Path, .. Words("status")]).ExitCode);
+        Assert.Equal(75, Binary.RunProgram("flock", ["-s", _folder["metadata/ota"], Binary.Path, .. Words("status")]).ExitCode);
+        File.WriteAllBytes(_folder["dumps/super"], [0x3a, 0xff, 0x26, 0xed, .. new byte[8188]]);
+        BinaryResult sparse = Android("status");
+        Assert.True(sparse.ExitCode == 65, sparse.ToString());
+        Assert.Contains("simg2img", sparse.Error, StringComparison.Ordinal);
+    }
+
+    private BinaryResult Android(params string[] words) => Binary.Run(Words(words));
+
+    private string[] Words(params string[] words) =>
+    [
+        "android", .. words, "--by-name", _folder["dumps"], "--metadata", _folder["metadata"], "--slot", _slot, "--cmdline",
+        _folder["cmdline"], "--bootconfig", _folder["bootconfig"],
+    ];
+
+    private string _slot = "a";
+
+    private void Write(GoldenDevice device)
+    {
+        foreach (string folder in (string[])["dumps", "metadata"])
+            if (Directory.Exists(_folder[folder])) Directory.Delete(_folder[folder], recursive: true);
+        foreach (string folder in (string[])["dumps", "metadata/ota/snapshots"]) Directory.CreateDirectory(_folder[folder]);
+        foreach (string name in device.Devices) File.WriteAllBytes(_folder["dumps/" + name], device.Device(name));
+        if (Directory.Exists(device.Metadata))
+        {
+            foreach (string file in Directory.EnumerateFiles(device.Metadata, "*", SearchOption.AllDirectories))
+            {
+                string copy = _folder["metadata/" + Path.GetRelativePath(device.Metadata, file)];
+                Directory.CreateDirectory(Path.GetDirectoryName(copy)!);
+                File.WriteAllBytes(copy, File.ReadAllBytes(file));
+            }
+        }
+        // A device with retrofit dynamic partitions: its super is system_a.
+        bool retrofit = !File.Exists(_folder["dumps/super"]);
+        File.WriteAllText(_folder["cmdline"], retrofit ? "quiet androidboot.super_partition=system\n" : "quiet\n");
+        File.WriteAllText(_folder["bootconfig"], "");
+        _slot = device.Slot[1..];
+    }
+
+    /// <summary>The hash of all dumps and state files.</summary>
+    private string Everything()
+    {
+        using IncrementalHash hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach (string folder in (string[])["dumps", "metadata"])
+        {
+            foreach (string file in Directory.EnumerateFiles(_folder[folder], "*", SearchOption.AllDirectories).Order())
+            {
+                hash.AppendData(System.Text.Encoding.UTF8.GetBytes(file));
+                hash.AppendData(File.ReadAllBytes(file));
+            }
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+
+    /// <summary>The partitions of the new slot have their content after the merge, and the state files are as they were.</summary>
+    private void Check(GoldenDevice device)
+    {
+        Dictionary<string, byte[]> content = device.Devices.ToDictionary(name => name, name => File.ReadAllBytes(_folder["dumps/" + name]));
+        int compared = 0;
+        foreach (string[] row in device.Table("partitions.tsv").Where(row => row[0] == "1" && row[7] != "-"))
+        {
+            using IncrementalHash hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+            foreach (string extent in row[5].Split(';', StringSplitOptions.RemoveEmptyEntries))
+            {
+                string[] parts = extent.Split(':', '+');
+                int sectors = int.Parse(parts[2]);
+                if (parts[0] == "zero") hash.AppendData(new byte[sectors * SectorBytes]);
+                else hash.AppendData(content[parts[0]].AsSpan(int.Parse(parts[1]) * SectorBytes, sectors * SectorBytes));
+            }
+            Assert.Equal((row[1], row[7]), (row[1], Convert.ToHexStringLower(hash.GetHashAndReset())));
+            compared++;
+        }
+        Assert.True(compared > 1, $"{compared} partitions");
+        foreach (string file in Directory.EnumerateFiles(device.Metadata, "*", SearchOption.AllDirectories))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(_folder["metadata/" + Path.GetRelativePath(device.Metadata, file)]));
+    }
+}
