@@ -1,4 +1,5 @@
 using System;
+using System;
 using System.Collections.Generic;
 using Snapuserd.AndroidDevice;
 using Snapuserd.Block;
@@ -31,7 +32,8 @@ public sealed class UpdateDevices(IReadOnlyDictionary<string, BlockDevice> open,
         MergeDevice source = same ? target : new MergeDevice(2, "the old " + merge.Name, maps[2].Length);
         return new Opened(this, resources, below, Setup(resources, CowOf(merge.Name, maps), target, source) with
         {
-            Overlap = same ? null : DevicePiece.SharedBytes(merge.Source, merge.Base).ToArray(),
+            // With the type spelt out: otherwise null would be an array, and become an empty overlap, which means that nothing is shared.
+            Overlap = same ? (ReadOnlyMemory<SharedRange>?)null : DevicePiece.SharedBytes(merge.Source, merge.Base).ToArray(),
             Storage = options.Writes ? new PieceReserver(new StorageReserver(below, stop, options.Report), below, maps) : null,
         });
     }

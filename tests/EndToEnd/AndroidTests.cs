@@ -84,6 +84,50 @@ public sealed class AndroidTests : IDisposable
         if (code == 0) Assert.Equal(0, Android("status").ExitCode);
     }
 
+    /// <summary>
+    /// SIGKILL at every system call that changes a file, in a merge with both phases; the next run is killed as well, and the one after it
+    /// ends the merge. `status` never sees a second phase that has begun too early.
+    /// </summary>
+    [Fact]
+    public void Merge_killed_at_every_change_of_both_phases_ends_with_the_same_content()
+    {
+        const int leastKills = 60;
+        GoldenDevice device = GoldenDevice.Named("first-phase-begin");
+        Write(device);
+        string[] merge = [.. Words("merge")[1..], "--io", "sync", "--progress", "never", "--memory", "8M"];
+        BinaryResult whole = Killed("changes:0", merge);
+        Assert.True(whole.ExitCode == 0, whole.ToString());
+        int changes = int.Parse(whole.Error.AsSpan().Trim());
+        int kills = 0;
+        HashSet<int> codes = [];
+        for (int at = 1; at <= changes; at++)
+        {
+            Write(device);
+            foreach (int kill in (int[])[at, 1 + (at / 2)])
+            {
+                BinaryResult killed = Killed($"changes:{kill}", merge);
+                Assert.True(killed.ExitCode is 137 or 0, $"killed at change {kill} of {changes}: {killed}");
+                kills += killed.ExitCode == 137 ? 1 : 0;
+                Unlocked.Settle(_folder["dumps/super"]);
+                BinaryResult status = Android("status");
+                Assert.True(status.ExitCode is 75 or 0, $"killed at change {kill} of {changes}: {status}");
+                codes.Add(status.ExitCode);
+            }
+            BinaryResult last = Android("merge");
+            Assert.True(last.ExitCode == 0, $"killed at change {at} of {changes}: {last}");
+            Check(device);
+        }
+        Assert.Contains(75, codes);
+        Assert.Contains(0, codes);
+        Assert.True(kills >= leastKills, $"{kills} kills");
+    }
+
+    private static BinaryResult Killed(string what, string[] arguments)
+    {
+        string[] command = KillAt.Command(what, ["android", .. arguments]);
+        return Binary.RunProgram(command[0], command[1..]);
+    }
+
     [Fact]
     public void Slot_that_contradicts_the_device_is_refused()
     {
