@@ -29,10 +29,10 @@ public sealed class MetadataLock : IDisposable
         while (Retry.Interrupted(locked));
         if (locked == 0) return new MetadataLock(fd);
         _ = Libc.Close(fd);
-        if (locked == -Errno.EAGAIN)
-            throw new SnapuserdException(ExitCode.InUse, $"{folder} is locked: another program reads or changes the update; wait until it "
-                + "has ended");
-        throw ErrnoPolicy.Failure(FailedCall.Lock, locked, $"{folder} cannot be locked");
+        throw locked == -Errno.EAGAIN
+            ? new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Lock, locked), $"{folder} is locked: another program reads or changes "
+                + "the update; wait until it has ended")
+            : ErrnoPolicy.Failure(FailedCall.Lock, locked, $"{folder} cannot be locked");
     }
 
     /// <inheritdoc/>

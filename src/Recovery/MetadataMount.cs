@@ -58,17 +58,16 @@ public sealed class MetadataMount : IDisposable
                     + "merge` recovers the journal first");
         }
         int fd = Mount(path, ext4 ? "ext4" : "f2fs", writes ? null : ext4 ? "noload" : "norecovery");
-        return fd switch
+        if (fd >= 0) return new MetadataMount(fd);
+        string name = ext4 ? "ext4" : "f2fs";
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Mount, fd), fd switch
         {
-            >= 0 => new MetadataMount(fd),
-            -Errno.EBUSY => throw new SnapuserdException(ExitCode.InUse,
-                $"{path} is mounted elsewhere; name that folder with --metadata"),
-            -Errno.ENODEV or -Errno.ENOSYS => throw new SnapuserdException(ExitCode.Unavailable,
-                $"this kernel cannot mount {path} ({(ext4 ? "ext4" : "f2fs")}): {ErrnoText.Of(fd)}; mount it, and name the folder with "
-                + "--metadata"),
-            -Errno.EINVAL => throw new SnapuserdException(ExitCode.CowCorrupt, $"{path} has no file system that can be mounted"),
-            _ => throw ErrnoPolicy.Failure(FailedCall.Command, fd, $"{path} cannot be mounted"),
-        };
+            -Errno.EBUSY => $"{path} is mounted elsewhere; name that folder with --metadata",
+            -Errno.ENODEV or -Errno.ENOSYS => $"this kernel cannot mount {path} ({name}): {ErrnoText.Of(fd)}; mount it, and name the "
+                + "folder with --metadata",
+            -Errno.EINVAL => $"{path} has no file system that can be mounted",
+            _ => $"{path} cannot be mounted as {name}: {ErrnoText.Of(fd)}",
+        });
     }
 
     private static int Mount(string device, string type, string? readOnly)

@@ -18,35 +18,37 @@ public sealed class ErrnoPolicyTests
     /// The codes as docs/exit-codes.md has them, in the order of <see cref="FailedCall"/>. "*" is every errno not listed.
     /// </summary>
     private const string Table = """
-                         Open Create OpenDriver Command Lock
-        EMFILE             71     71         71      71   71
-        ENFILE             71     71         71      71   71
-        ENOMEM             71     71         71      71   71
-        EACCES             77     73         77      77   77
-        EPERM              77     73         77      77   77
-        EROFS              77     73         77      77   77
-        EBUSY              76     76         76      76   77
-        ETXTBSY            76     76         76      76   77
-        ENOENT             66     73         69      66   77
-        ENOTDIR            66     73         69      66   77
-        ENXIO              66     73         69      66   77
-        ENODEV             66     73         69      66   77
-        ENOMEDIUM          66     73         74      74   77
-        ELOOP              66     73         74      74   77
-        ENAMETOOLONG       66     64         74      74   77
-        ECONNREFUSED       66     73         74      74   77
-        EAFNOSUPPORT       66     73         69      69   77
-        EPROTONOSUPPORT    74     73         69      69   77
-        EINVAL             64     64         69      69   77
-        ENOSYS             74     73         69      69   77
-        EOPNOTSUPP         74     73         69      69   77
-        ENOTTY             74     73         69      69   77
-        EEXIST             74     73         76      76   77
-        EADDRINUSE         74     76         74      74   77
-        ENOSPC             74     73         71      71   71
-        ENOLCK             74     73         74      74   71
-        EAGAIN             74     73         74      74   76
-        *                  74     73         74      74   77
+                         Open Create OpenDriver Command Lock Mount
+        EMFILE             71     71         71      71   71    71
+        ENFILE             71     71         71      71   71    71
+        ENOMEM             71     71         71      71   71    71
+        EACCES             77     73         77      77   77    77
+        EPERM              77     73         77      77   77    77
+        EROFS              77     73         77      77   77    77
+        EBUSY              76     76         76      76   77    76
+        ETXTBSY            76     76         76      76   77    76
+        ENOENT             66     73         69      66   77    74
+        ENOTDIR            66     73         69      66   77    74
+        ENXIO              66     73         69      66   77    74
+        ENODEV             66     73         69      66   77    69
+        ENOMEDIUM          66     73         74      74   77    74
+        ELOOP              66     73         74      74   77    74
+        ENAMETOOLONG       66     64         74      74   77    74
+        ECONNREFUSED       66     73         74      74   77    74
+        EAFNOSUPPORT       66     73         69      69   77    74
+        EPROTONOSUPPORT    74     73         69      69   77    74
+        EINVAL             64     64         69      69   77    65
+        ENOSYS             74     73         69      69   77    69
+        EOPNOTSUPP         74     73         69      69   77    74
+        ENOTTY             74     73         69      69   77    74
+        EEXIST             74     73         76      76   77    74
+        EADDRINUSE         74     76         74      74   77    74
+        EUCLEAN            74     73         74      74   77    65
+        EBADMSG            74     73         74      74   77    65
+        ENOSPC             74     73         71      71   71    74
+        ENOLCK             74     73         74      74   71    74
+        EAGAIN             74     73         74      74   76    74
+        *                  74     73         74      74   77    74
         """;
 
     /// <summary>

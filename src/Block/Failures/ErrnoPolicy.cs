@@ -17,6 +17,8 @@ public enum FailedCall
     Command,
     /// <summary>Takes a lock.</summary>
     Lock,
+    /// <summary>Mounts a file system.</summary>
+    Mount,
 }
 
 /// <summary>
@@ -40,6 +42,7 @@ public static class ErrnoPolicy
                 Errno.EACCES or Errno.EPERM or Errno.EROFS => ExitCode.Permission,
                 Errno.EBUSY or Errno.ETXTBSY => ExitCode.InUse,
                 _ when call == FailedCall.Open => Open(number),
+                _ when call == FailedCall.Mount => Mount(number),
                 _ => Driver(call, number),
             },
         };
@@ -75,6 +78,15 @@ public static class ErrnoPolicy
         Errno.EAFNOSUPPORT or Errno.EPROTONOSUPPORT => ExitCode.Unavailable,
         Errno.EEXIST => ExitCode.InUse,
         Errno.ENOSPC => ExitCode.OutOfResources,
+        _ => ExitCode.InputOutput,
+    };
+
+    private static ExitCode Mount(int number) => number switch
+    {
+        // Either the kernel has no such file system, or it has no mounts without a path.
+        Errno.ENODEV or Errno.ENOSYS => ExitCode.Unavailable,
+        // The device has no such file system, or its checksums are wrong.
+        Errno.EINVAL or Errno.EUCLEAN or Errno.EBADMSG => ExitCode.CowCorrupt,
         _ => ExitCode.InputOutput,
     };
 
