@@ -387,9 +387,9 @@ check() {
     private_mounts dotnet vstest "$@" --Parallel --TestCaseFilter:"$filter" --ResultsDirectory:build/check/results \
         "--logger:trx;LogFileName=check.trx" >build/check/tests.log 2>&1 || status=1
     tests/sum.sh build/check/results "$status" || status=1
-    say "running the simulator from seed $seed: 8 seconds"
+    say "running the simulator from seed $seed: 9 seconds"
     # All simulations except `faults`, whose duration is not limited.
-    for name in programs overlaps random cases android; do
+    for name in programs overlaps random cases android devices; do
         seconds=1
         case $name in programs | random) seconds=2 ;; esac
         dotnet "tests/Simulator/bin/Release/$TFM/simulator.dll" $name --seconds $seconds --seed "$seed" || status=1

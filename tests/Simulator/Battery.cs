@@ -45,6 +45,9 @@ public static class Battery
     /// <summary>The name of the step whose transfers are short and then cancelled.</summary>
     public const string Cancelled = "a synchronous call after a short transfer";
 
+    /// <summary>The name of the step that merges whole updates.</summary>
+    public const string Devices = "whole devices in two phases";
+
     /// <summary>The steps, in this order: the quick ones that detect most defects come first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
@@ -71,6 +74,7 @@ public static class Battery
         ("two crashes at sector grain", () => All(merge =>
             Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
         (Overlaps, SomeOverlaps),
+        (Devices, WholeDevices),
     ];
 
     /// <summary>The names of all steps, in order.</summary>
@@ -137,6 +141,19 @@ public static class Battery
         Simulator.Overlaps.CheckAll(Simulator.Overlaps.All(2, 3).Take(150).Concat(Simulator.Overlaps.Some(3, 3).Take(150)), 3, tally);
         OverlapGraphs.CheckAll(OverlapGraphs.All(6, 1).Take(2000), 1, tally, stride: 9);
         Simulator.Overlaps.CheckLong(Enumerable.Range(1, 20).Select(seed => (ulong)seed), tally);
+    }
+
+    /// <summary>A few devices, with one crash at any step of the merge of the whole update.</summary>
+    private static void WholeDevices()
+    {
+        using Arenas arenas = new();
+        Tally tally = new();
+        DeviceThoroughness how = new() { Crashes = 1, Cuts = 8 };
+        for (ulong seed = 1; seed <= 6; seed++)
+        {
+            DeviceSimulation.Check(DeviceBuilder.Small(seed, (int)(seed % 2)), how with { Seed = seed }, arenas, tally);
+            DeviceSimulation.Check(DeviceBuilder.Random(seed), how with { Seed = seed }, arenas, tally);
+        }
     }
 
     private static void Undisturbed(MergeCase merge)

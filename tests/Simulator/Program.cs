@@ -32,6 +32,7 @@ public static class Program
         ("cases", 1, SmallCases.Simulate),
         ("android", 2, AndroidSimulation.Simulate),
         ("faults", 1, Faults.Simulate),
+        ("devices", 2, DeviceSimulation.Simulate),
     ];
 
     public static int Main(string[] args)

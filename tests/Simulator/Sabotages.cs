@@ -34,6 +34,10 @@ public static class Sabotages
     private const string Order = "Cow/MergeOrder.cs";
     private const string Map = "Block/StorageMap.cs";
 
+    private const string Update = "Recovery/UpdateMerge.cs", Layout = "Recovery/MergeLayout.cs";
+    private const string Phases = "AndroidDevice/MergeOrder.cs", Composer = "AndroidDevice/PlanComposer.cs";
+    private const string Tables = "AndroidDevice/DeviceReader.cs", Piece = "AndroidDevice/DevicePiece.cs", Pieces = "Block/PieceQueue.cs";
+
     private const string Snapshots = "Control/Snapshot.cs";
     private const string Marker = "Merge/Lifecycle/MergeMarker.cs";
     private const string MarkerFlush = "if (result == 0) result = FileFlush.Of(fd);";
@@ -534,6 +538,40 @@ public static class Sabotages
         new("finished-before-flushes-cow-only", "an already finished merge is reported after a flush of the COW alone",
             new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)",
                 "Flush(input.Device, input.Device)")) { Tests = s_finished },
+
+        // Whole devices.
+        new("phases-reversed", "partitions that grow are merged before those that shrink",
+            new SourceEdit(Phases, "void Sort(", "a.Phase - b.Phase :", "b.Phase - a.Phase :")) { Step = Battery.Devices },
+        new("no-flush-between-phases", "a partition that an ended process has merged is taken for durable, and the next phase begins",
+            new SourceEdit(Update, "void Run()", "using IOpenMerge open =",
+                "if (_partitions[i].IsComplete) continue; using IOpenMerge open =")) { Step = Battery.Devices },
+        new("table-of-the-other-slot", "the partitions are those of the old slot's table",
+            new SourceEdit(Tables, "DeviceFacts Read(", "ReadSuper(super, number,", "ReadSuper(super, 1 - number,")) { Step = Battery.Devices },
+        new("source-from-the-new-table", "copies read the partition as the new table has it",
+            new SourceEdit(Composer, "Source(string name, SnapshotRecord", "_old.Readable(oldName)", "_current.Readable(name)"))
+        {
+            Step = Battery.Devices,
+        },
+        new("cow-begins-on-userdata", "the part of a COW on userdata stands before the part in super",
+            new SourceEdit(Composer, "List<DevicePiece> Cow(", "pieces.AddRange(PiecesOfCow(_images,",
+                "pieces.InsertRange(0, PiecesOfCow(_images,")) { Step = Battery.Devices },
+        new("piece-off-by-a-sector", "every piece begins one sector too late", new SourceEdit(Layout, "PieceMap MapOf(",
+            "piece.Start * LpGeometry.SectorBytes", "(piece.Start + 1) * LpGeometry.SectorBytes")) { Step = Battery.Devices },
+        new("equal-source-shares-nothing", "a source that is the base is one that shares no storage with it",
+            new SourceEdit(Layout, "MergeLayout Of(", "[merge.Cow, merge.Base], null)", "[merge.Cow, merge.Base], [])"))
+        {
+            Step = Battery.Devices,
+        },
+        new("old-partition-shares-nothing", "the old partition is one that shares no storage with the new one",
+            new SourceEdit(Layout, "MergeLayout Of(", "DevicePiece.SharedBytes(merge.Source, merge.Base).ToArray()", "[]"))
+        {
+            Step = Battery.Devices,
+        },
+        new("shared-bytes-of-the-first-piece", "all pieces of the base begin where the first one does",
+            new SourceEdit(Piece, "SharedBytes(", "targetAt += theirs.Sectors;", "")) { Step = Battery.Devices },
+        new("flush-of-the-first-device-only", "of the devices that pieces lie on, only the first is flushed",
+            new SourceEdit(Pieces, "bool TryQueue(", "foreach (int device in _devices[request.Device].Devices)",
+                "foreach (int device in (int[])[_devices[request.Device].Devices[0]])")) { Step = Battery.Devices },
     ];
 
     /// <summary>The unchanged product, built in the same way: the battery must find nothing.</summary>
@@ -546,6 +584,12 @@ public static class Sabotages
         },
         new("nothing-in-Serve", "Serve is compiled unchanged", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
         new("nothing-in-Block", "Block is compiled unchanged", new SourceEdit(Scheduler, "", "class IoScheduler", "class IoScheduler")),
+        new("nothing-in-Recovery", "Recovery is compiled unchanged", new SourceEdit(Update, "", "class UpdateMerge(", "class UpdateMerge("))
+        {
+            Step = Battery.Devices,
+        },
+        new("nothing-in-AndroidDevice", "AndroidDevice is compiled unchanged",
+            new SourceEdit(Composer, "", "class PlanComposer", "class PlanComposer")) { Step = Battery.Devices },
         new("nothing-in-Control", "Control is compiled unchanged",
             new SourceEdit(Snapshots, "", "class Snapshot : ", "class Snapshot : ")) { Tests = s_swap },
         new("nothing-in-Images", "Images is compiled unchanged",
