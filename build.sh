@@ -214,6 +214,7 @@ missing_guest_packages() {
     busybox --help 2>/dev/null | grep -q insmod || echo busybox-static
     command -v cpio >/dev/null || echo cpio
     command -v mke2fs >/dev/null || echo e2fsprogs
+    command -v sfdisk >/dev/null || echo fdisk
     command -v modprobe >/dev/null || echo kmod
     command -v xz >/dev/null || echo xz-utils
     command -v zstd >/dev/null || echo zstd

@@ -22,6 +22,8 @@ public static unsafe partial class Libc
 {
     /// <summary>Reads a 32-bit 1 if the block device is read-only.</summary>
     public const uint BLKROGET = 0x125e;
+    /// <summary>Writes back the page cache of a block device, and drops it.</summary>
+    public const uint BLKFLSBUF = 0x1261;
     /// <summary>Reads the logical sector size as 32 bits.</summary>
     public const uint BLKSSZGET = 0x1268;
     /// <summary>Reads a block device's size in bytes as 64 bits.</summary>

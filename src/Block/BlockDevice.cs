@@ -29,6 +29,11 @@ public enum DeviceAccess
     /// (<see cref="InheritedHolds"/>).
     /// </summary>
     HoldOnly = 32,
+    /// <summary>
+    /// With <see cref="Exclusive"/>: without the kernel's exclusive hold, because the device mapper has it. The caller has examined the
+    /// devices that hold it (<see cref="DeviceHolders"/>).
+    /// </summary>
+    BesideMapper = 64,
 }
 
 /// <summary>A block device, or a regular file used as one: opened, measured and locked.</summary>
@@ -144,7 +149,8 @@ public sealed class BlockDevice : IDisposable
         int flags = Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK | (write ? Libc.O_RDWR : Libc.O_RDONLY);
         bool alone = (access & DeviceAccess.Exclusive) != 0;
         int inherited = (access & (DeviceAccess.Exclusive | DeviceAccess.Shared)) != 0 ? InheritedHolds.Find(status) : -1;
-        if (Kind(status) == Libc.S_IFBLK && alone && inherited < 0) flags |= Libc.O_EXCL;
+        bool beside = (access & DeviceAccess.BesideMapper) != 0;
+        if (Kind(status) == Libc.S_IFBLK && alone && !beside && inherited < 0) flags |= Libc.O_EXCL;
         int fd;
         for (int tries = LockTries; ;)
         {
@@ -254,6 +260,18 @@ public sealed class BlockDevice : IDisposable
         _locks = null;
     }
 
+    /// <summary>
+    /// Writes back what the page cache of a block device has, and drops what no process has mapped, so that the next read sees what was
+    /// written through another device. Best effort: without permission the pages that can be dropped are.
+    /// </summary>
+    public static void DropCache(int fd)
+    {
+        int none = 0;
+        if (Libc.Ioctl(fd, Libc.BLKFLSBUF, ref none) >= 0) return;
+        _ = Libc.FSync(fd);
+        _ = Libc.FAdvise(fd, 0, 0, Libc.POSIX_FADV_DONTNEED);
+    }
+
     /// <summary>The descriptors of several devices, in the same order.</summary>
     internal static int[] Descriptors(ReadOnlySpan<BlockDevice> devices)
     {
@@ -352,7 +370,7 @@ public sealed class BlockDevice : IDisposable
         (uint, uint)? self = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : null;
         // If both devices share storage, the other one has already locked the file below, and a second lock could conflict with that one.
         if (self is { } device && besides?.SameFileAs(this) != true) LockFileBelow(device);
-        if (alone) HoldOtherNames(self, unclaimed);
+        if (alone) HoldOtherNames(self, unclaimed, (access & DeviceAccess.BesideMapper) != 0);
     }
 
     /// <summary>Takes the exclusive locks of a <see cref="StorageClaim"/>. They stay when this device is closed.</summary>
@@ -457,10 +475,11 @@ public sealed class BlockDevice : IDisposable
         if (fd >= 0) _held.Add(fd);
     }
 
-    private void HoldOtherNames((uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed)
+    private void HoldOtherNames((uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed, bool withoutMapped)
     {
         string? busy = null;
-        List<int>? held = Await(() => OtherNames.Hold(Storage, self, unclaimed, out busy) is var names && busy == null ? names : null);
+        List<int>? held = Await(() => OtherNames.Hold(Storage, self, unclaimed, withoutMapped, out busy) is var names && busy == null
+            ? names : null);
         if (held == null)
             throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");
         _held.AddRange(held);

@@ -4,6 +4,7 @@ using Snapuserd.Block;
 using Snapuserd.Host;
 using Snapuserd.Merge;
 using Snapuserd.Recovery;
+using Snapuserd.Serve;
 using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
@@ -11,7 +12,10 @@ namespace Snapuserd.Cli;
 /// <summary>`android`: the update of a device, from its recovery or from dumps of its partitions.</summary>
 internal static class AndroidVerb
 {
-    private static readonly string[] s_commands = ["status", "merge"];
+    private static readonly string[] s_commands = ["status", "merge", "map", "unmap"];
+
+    // Options that change what is done, and the only command that each goes with.
+    private static readonly string[] s_onlyMerge = ["--dry-run", "--conclude", "--unmap"];
 
     internal static ExitCode Run(Invocation invocation)
     {
@@ -21,8 +25,9 @@ internal static class AndroidVerb
             throw new SnapuserdException(ExitCode.Usage,
                 $"android: {Suggestion.Unknown("command", command, s_commands)} see snapuserd android --help");
         bool merges = command == "merge" && !arguments.Has("--dry-run");
-        if (command == "status" && arguments.Has("--dry-run"))
-            throw new SnapuserdException(ExitCode.Usage, "android: --dry-run goes with merge; status never writes anything");
+        foreach (string option in s_onlyMerge)
+            if (command != "merge" && arguments.Has(option))
+                throw new SnapuserdException(ExitCode.Usage, $"android: {option} goes with merge; {command} merges nothing");
         DeviceFinder finder = new(new DeviceLocations
         {
             Super = arguments.Text("--super"),
@@ -35,10 +40,12 @@ internal static class AndroidVerb
             Slot = arguments.Has("--slot") ? "_" + arguments.Text("--slot") : null,
         });
         using var stop = new StopSignals();
-        using RecoveryDevice device = new(finder, merges, sentence => invocation.Output.Write(Priority.Warning, "metadata", sentence));
+        using RecoveryDevice device = new(finder, merges, sentence => invocation.Output.Write(Priority.Warning, "metadata", sentence),
+            arguments.Has("--conclude"), arguments.Has("--unmap") ? MapperNames.Remove : null);
         Observer observer = new(invocation);
         UpdateMerge merge = device.Merge(Options(invocation, merges), stop.Flag, stop.WakeUp, observer);
         if (command == "status") return Status(invocation, device, merge);
+        if (command is "map" or "unmap") return AndroidMapping.Run(invocation, device, merge, command == "map");
         return Merge(invocation, device, merge, merges, observer);
     }
 
@@ -78,7 +85,8 @@ internal static class AndroidVerb
         merge.Read();
         UpdateReport report = new(device.Facts, device.Plan, merge.Partitions);
         long before = merge.Total.BytesDone;
-        if (report.Code != ExitCode.Done)
+        bool concludes = invocation.Arguments.Has("--conclude"), isMerged = report.Code == ExitCode.Done;
+        if (!isMerged)
         {
             if (Battery.Warning() is { } warning) invocation.Output.Write(Priority.Warning, "battery", warning);
             merge.CheckPayloads();
@@ -90,17 +98,22 @@ internal static class AndroidVerb
                     foreach (JsonLine line in report.Json()) invocation.Output.Result(line.ToString());
                 return ExitCode.Done;
             }
-            merge.Run();
         }
+        // What an ended process has counted may not be durable yet.
+        if (writes) merge.Run();
+        concludes = concludes && writes && device.Conclude();
         MergeProgress total = merge.Total;
         if (json)
             invocation.Output.Result(JsonLine.Event("done").Add("ops", total.OpsTotal).Add("bytes_written", total.BytesDone - before)
-                .Add("seconds", observer.Seconds).Add("io", device.Io).ToString());
-        else if (report.Code == ExitCode.Done)
+                .Add("seconds", observer.Seconds).Add("io", device.Io).Add("concluded", concludes).ToString());
+        else if (!concludes && isMerged)
             invocation.Output.Result(report.Sentence);
         else
-            invocation.Output.Result($"merged {Units.Count(merge.Partitions.Count, "partition")}, {Units.Bytes(total.BytesDone - before)}. "
-                + "Reboot: Android concludes the update by itself.");
+            invocation.Output.Result(
+                (isMerged ? "All is merged" : $"merged {Units.Count(merge.Partitions.Count, "partition")}, "
+                    + Units.Bytes(total.BytesDone - before))
+                + (concludes ? ", and the update is concluded. Android cleans up at its next boot."
+                    : ". Reboot: Android concludes the update by itself."));
         return ExitCode.Done;
     }
 

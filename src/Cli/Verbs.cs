@@ -203,6 +203,10 @@ internal static class Verbs
             + "of its partitions.", ["COMMAND"],
         [
             new("--dry-run", OptionKind.Flag, "", "For merge: check everything, say what would be merged, and write nothing."),
+            new("--conclude", OptionKind.Flag, "", "For merge: when all is merged, also write into /metadata and misc that it is, as "
+                + "Android's own recovery does. Needed only if something other than Android comes next, such as a wipe."),
+            new("--unmap", OptionKind.Flag, "", "For merge: remove unused device-mapper devices over the partitions to be merged, which a "
+                + "recovery has made."),
             new("--super", OptionKind.Text, "DEV", "The super partition, or a raw dump of it."),
             new("--metadata", OptionKind.Text, "DIR|DEV", "The folder that is mounted at /metadata, or the partition, which is then "
                 + "mounted for this command alone."),

@@ -14,29 +14,34 @@ public sealed class RecoveryDevice : IDisposable
     private readonly DeviceFinder _finder;
     private readonly MetadataMount _metadata;
     private readonly MetadataLock? _lock;
+    private readonly Action<string> _warn;
     private readonly Dictionary<string, BlockDevice> _open = new(StringComparer.Ordinal);
+    private readonly List<UpdateHolders> _holders = [];
+    private readonly Action<string>? _unmap;
     private UpdateDevices? _update;
 
     /// <summary>
     /// Opens the device. If it <paramref name="writes"/>, whatever the plan writes is opened exclusively, and the state files are locked
-    /// exclusively; otherwise nothing is written anywhere. Exit code 66 if super or /metadata cannot be found, 76 if something is locked
-    /// or held, 65 for a dump in Android's sparse format, and those of <see cref="DeviceReader.Read"/> and <see cref="BlockDevice.Open"/>.
+    /// exclusively; otherwise nothing is written anywhere. If it <paramref name="concludes"/>, misc is written as well.
+    /// <paramref name="unmap"/> removes a device-mapper device over a partition that is merged, by its name; null if they are to stay. Exit
+    /// code 66 if super or /metadata cannot be found, 76 if something is locked or held, 65 for a dump in Android's sparse format, and
+    /// those of <see cref="DeviceReader.Read"/> and <see cref="BlockDevice.Open"/>.
     /// </summary>
-    public RecoveryDevice(DeviceFinder finder, bool writes, Action<string> warn)
+    public RecoveryDevice(DeviceFinder finder, bool writes, Action<string> warn, bool concludes = false, Action<string>? unmap = null)
     {
-        _finder = finder;
+        (_finder, _warn, _unmap) = (finder, warn, unmap);
         string super = finder.SuperPath;
         _metadata = MetadataMount.Open(finder.MetadataPath, writes, warn);
         try
         {
             _lock = MetadataLock.Take(_metadata.Folder, writes);
             Examine(super, []);
-            if (writes && Plan!.Merges.Count > 0)
+            HashSet<string> written = writes ? Written(concludes) : [];
+            if (written.Count > 0)
             {
-                HashSet<string> written = Written(Plan);
                 Close();
                 Examine(super, written);
-                if (!written.IsSupersetOf(Written(Plan)))
+                if (!written.IsSupersetOf(Written(concludes)))
                     throw new SnapuserdException(ExitCode.InUse, "the partition tables changed while they were read; nothing was written");
             }
         }
@@ -59,6 +64,14 @@ public sealed class RecoveryDevice : IDisposable
         _update = new UpdateDevices(_open, options, stop, wakeUp);
         return new UpdateMerge(Plan, _update, observer);
     }
+
+    /// <summary>
+    /// Ends the update, whose partitions must all be merged (<see cref="UpdateConclusion"/>). Returns false if there is none to end.
+    /// </summary>
+    public bool Conclude() => UpdateConclusion.Write(Facts, _metadata.Folder, _open.GetValueOrDefault(DeviceFinder.Misc), _warn);
+
+    /// <summary>The block devices by their names in tables.</summary>
+    public IReadOnlyDictionary<string, BlockDevice> Devices => _open;
 
     /// <summary>"uring" or "sync"; "" if no COW was read.</summary>
     public string Io => _update?.Io ?? "";
@@ -104,15 +117,30 @@ public sealed class RecoveryDevice : IDisposable
         // Only super and what is written needs a lock: /data may be mounted, and misc is only read.
         DeviceAccess access = written.Contains(name) ? DeviceAccess.Write | DeviceAccess.Exclusive
             : name == DeviceFinder.Super ? DeviceAccess.Shared : DeviceAccess.Read;
+        UpdateHolders? holders = written.Contains(name) ? Holders(name, path) : null;
+        if (holders != null) access |= DeviceAccess.BesideMapper;
         BlockDevice device = BlockDevice.Open(path, access);
         _open.Add(name, device);
         ForeignFormat.RefuseSparse(device);
+        if (holders == null) return;
+        holders.DropCaches();
+        BlockDevice.DropCache(device.Fd);
     }
 
-    private static HashSet<string> Written(UpdatePlan plan)
+    /// <summary>The device-mapper devices over a device that is written; null if there is none.</summary>
+    private UpdateHolders? Holders(string name, string path)
+    {
+        using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
+        UpdateHolders holders = UpdateHolders.Of(device, name, Plan, _unmap);
+        if (holders.Any) _holders.Add(holders);
+        return holders.Any ? holders : null;
+    }
+
+    private HashSet<string> Written(bool concludes)
     {
         HashSet<string> names = new(StringComparer.Ordinal);
-        foreach (PlannedMerge merge in plan.Merges)
+        if (concludes && Facts.Misc != null && UpdateConclusion.IsPossible(Facts)) names.Add(DeviceFinder.Misc);
+        foreach (PlannedMerge merge in Plan.Merges)
             foreach (DevicePiece piece in (IEnumerable<DevicePiece>)[.. merge.Base, .. merge.Cow])
                 if (!piece.IsZero) names.Add(piece.Device);
         return names;
@@ -126,5 +154,11 @@ public sealed class RecoveryDevice : IDisposable
             else device.Dispose();
         }
         _open.Clear();
+        foreach (UpdateHolders holders in _holders)
+        {
+            holders.DropCaches();
+            holders.Dispose();
+        }
+        _holders.Clear();
     }
 }

@@ -66,15 +66,15 @@ internal static class BlockNode
     /// <summary>True for a device of the device mapper.</summary>
     internal static bool IsMapped(uint major, uint minor) => KernelTree.Sys.Names($"{Folder(major, minor)}/dm") != null;
 
+    /// <summary>The name of a device of the device mapper; without /sys its number.</summary>
+    internal static string MapperName(uint major, uint minor) =>
+        KernelTree.Sys.ReadText($"{Folder(major, minor)}/dm/name") is { Length: > 0 } name ? name : $"{major}:{minor}";
+
+    /// <summary>The devices directly above a device.</summary>
+    internal static List<(uint Major, uint Minor)> Holders(uint major, uint minor) => Linked(major, minor, "holders");
+
     /// <summary>The devices directly below an md, bcache or device-mapper device.</summary>
-    internal static List<(uint Major, uint Minor)> Slaves(uint major, uint minor)
-    {
-        List<(uint, uint)> slaves = [];
-        string folder = $"{Folder(major, minor)}/slaves";
-        foreach (string name in KernelTree.Sys.Names(folder) ?? [])
-            if (ParseNumber(KernelTree.Sys.ReadText($"{folder}/{name}/dev")) is { } number) slaves.Add(number);
-        return slaves;
-    }
+    internal static List<(uint Major, uint Minor)> Slaves(uint major, uint minor) => Linked(major, minor, "slaves");
 
     /// <summary>Kind of a device that lies on others, for messages: "md raid1", or else its name or number.</summary>
     internal static string Kind(uint major, uint minor) =>
@@ -105,6 +105,15 @@ internal static class BlockNode
             _ = Libc.Close(fd);
         }
         return result;
+    }
+
+    private static List<(uint Major, uint Minor)> Linked(uint major, uint minor, string links)
+    {
+        List<(uint, uint)> devices = [];
+        string folder = $"{Folder(major, minor)}/{links}";
+        foreach (string name in KernelTree.Sys.Names(folder) ?? [])
+            if (ParseNumber(KernelTree.Sys.ReadText($"{folder}/{name}/dev")) is { } number) devices.Add(number);
+        return devices;
     }
 
     private static string Folder(uint major, uint minor) => $"dev/block/{major}:{minor}";

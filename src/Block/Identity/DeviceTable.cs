@@ -29,8 +29,12 @@ internal static class DeviceTable
     private const int HeadBytes = 312, LineBytes = 40, FirstBuffer = 16 << 10, LargestBuffer = 4 << 20, SectorBytes = 512;
 
     /// <summary>The lines in order; null if the table cannot be read.</summary>
-    internal static List<DeviceTableLine>? Read(uint major, uint minor)
+    internal static List<DeviceTableLine>? Read(uint major, uint minor) => Read(major, minor, out _);
+
+    /// <summary>The same, and how many times the device is open or mounted.</summary>
+    internal static List<DeviceTableLine>? Read(uint major, uint minor, out int opens)
     {
+        opens = 0;
         int control = KernelTree.Dev.Open("mapper/control", Libc.O_RDWR);
         if (control < 0)
             control =
@@ -46,6 +50,7 @@ internal static class DeviceTable
                 (header.DataSize, header.DataStart, header.Flags) = ((uint)size, HeadBytes, DM_STATUS_TABLE_FLAG);
                 header.Dev = Libc.EncodeDevice(major, minor);
                 if (Libc.Ioctl(control, DM_TABLE_STATUS, ref message[0]) < 0) return null;
+                opens = header.OpenCount;
                 if ((header.Flags & DM_BUFFER_FULL_FLAG) == 0) return Parse(message);
             }
             return null;

@@ -41,6 +41,7 @@ public sealed class MappedDevice : IDisposable
     private const int MostInterruptions = 20;
 
     private readonly IMapperDriver _driver;
+    private bool _isForeign;
 
     private MappedDevice(string name, IMapperDriver driver) => (Name, _driver) = (name, driver);
 
@@ -80,13 +81,23 @@ public sealed class MappedDevice : IDisposable
         return Open(name, new MapperDriver());
     }
 
-    internal static MappedDevice Open(string name, IMapperDriver driver)
+    /// <summary>As <see cref="Open(string)"/>, but null if another program created the device of that name.</summary>
+    public static MappedDevice? OpenOwn(string name)
+    {
+        CheckName(name);
+        MappedDevice device = Open(name, new MapperDriver(), refusesForeign: false);
+        if (!device._isForeign) return device;
+        device.Dispose();
+        return null;
+    }
+
+    internal static MappedDevice Open(string name, IMapperDriver driver, bool refusesForeign = true)
     {
         try
         {
             CheckName(name);
             MappedDevice device = new(name, driver);
-            device.Look();
+            device.Look(refusesForeign);
             return device;
         }
         catch
@@ -113,17 +124,22 @@ public sealed class MappedDevice : IDisposable
         if (wrong != null) throw new SnapuserdException(ExitCode.Usage, $"\"{name}\" cannot be the name of a mapped device: {wrong}");
     }
 
-    /// <summary>Reads the current state from the kernel.</summary>
-    public void Look()
+    /// <summary>Reads the current state from the kernel. Throws with exit code 76 if another program created the device.</summary>
+    public void Look() => Look(refusesForeign: true);
+
+    private void Look(bool refusesForeign)
     {
         Span<byte> message = stackalloc byte[MapperMessage.Bytes];
+        _isForeign = false;
         (Exists, Table, HasPending, OpenCount, IsSuspended) = (false, null, false, 0, false);
         MapperMessage.Write(message, Name, DM_STATUS_TABLE_FLAG);
         int result = _driver.Control(DM_TABLE_STATUS, message);
         if (result == -Errno.ENXIO) return;
         Check(result, "cannot be looked at");
         ref DmIoctl header = ref MapperMessage.Head(message);
-        if (MapperMessage.Text(header.UuidBytes) != MapperMessage.Identifier(Name))
+        _isForeign = MapperMessage.Text(header.UuidBytes) != MapperMessage.Identifier(Name);
+        if (_isForeign && !refusesForeign) return;
+        if (_isForeign)
             throw new SnapuserdException(ExitCode.InUse,
                 $"there is a mapped device {Name} already, and it is not ours (dmsetup info {Name})");
         (Major, Minor) = Libc.DecodeDevice(header.Dev);
@@ -152,6 +168,33 @@ public sealed class MappedDevice : IDisposable
         catch
         {
             if (created) TryRemove();
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Creates the device, read-only, out of these pieces. Throws with exit code 76 if there is a device of that name, or if another
+    /// program holds what is below, and with 66, 71, 74 or 77. After a failure there is no device.
+    /// </summary>
+    public void CreateFrom(ReadOnlySpan<MapperPiece> pieces)
+    {
+        if (Exists)
+            throw new SnapuserdException(ExitCode.InUse, $"there is a mapped device {Name} already (snapuserd android unmap removes it)");
+        _driver.Udev.PlaceRules();
+        Create();
+        try
+        {
+            byte[] message = new byte[MapperMessage.BytesFor(pieces.Length)];
+            MapperMessage.WriteTable(message, Name, pieces, readOnly: true);
+            Check(_driver.Control(DM_TABLE_LOAD, message), "cannot be mapped");
+            Span<byte> resume = message.AsSpan(0, MapperMessage.Bytes);
+            MapperMessage.Write(resume, Name, DM_SKIP_LOCKFS_FLAG);
+            Check(ControlAndAwaitUdev(DM_DEV_SUSPEND, resume), "cannot be mapped");
+            Check(_driver.MakeNode(Name, Major, Minor), "has no node");
+        }
+        catch
+        {
+            TryRemove();
             throw;
         }
     }

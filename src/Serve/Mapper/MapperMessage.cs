@@ -22,6 +22,15 @@ public readonly record struct MapperTable(string Type, uint Major, uint Minor, l
     public const string Linear = "linear";
 }
 
+/// <summary>
+/// A line of a table to be loaded: <paramref name="Sectors"/> sectors of 512 bytes from <paramref name="StartSectors"/> on, of the device
+/// <paramref name="Major"/>:<paramref name="Minor"/>; of no device, and zeros, if both numbers are 0.
+/// </summary>
+public readonly record struct MapperPiece(uint Major, uint Minor, long StartSectors, long Sectors)
+{
+    internal bool IsZero => Major == 0 && Minor == 0;
+}
+
 /// <summary>Messages to the device mapper, in the layout that DeviceMapperAbi.cs describes.</summary>
 internal static class MapperMessage
 {
@@ -32,6 +41,9 @@ internal static class MapperMessage
     internal const int Bytes = 1024;
 
     private const int HeadBytes = 312, LineBytes = 40;
+
+    /// <summary>Two numbers of a device, a sector, and what separates them, rounded up to 8 bytes.</summary>
+    private const int LongestParameters = 48;
 
     /// <summary>The prefix of the identifiers of our devices.</summary>
     private const string Mark = "SNAPUSERD-";
@@ -69,19 +81,34 @@ internal static class MapperMessage
         _ = ByteText.Encode(Identifier(name), Head(message).UuidBytes);
     }
 
+    /// <summary>Bytes of a buffer for a message with a table of <paramref name="lines"/> lines.</summary>
+    internal static int BytesFor(int lines) => Bytes + (lines * (LineBytes + LongestParameters));
+
     /// <summary>Writes a TABLE_LOAD message for dm-linear over a whole device or its first sectors.</summary>
-    internal static void WriteTable(Span<byte> message, string name, in MapperTarget target)
+    internal static void WriteTable(Span<byte> message, string name, in MapperTarget target) =>
+        WriteTable(message, name, [new MapperPiece(target.Major, target.Minor, 0, target.Sectors)], target.ReadOnly);
+
+    /// <summary>Writes a TABLE_LOAD message for a device that consists of these pieces.</summary>
+    internal static void WriteTable(Span<byte> message, string name, ReadOnlySpan<MapperPiece> pieces, bool readOnly)
     {
-        Write(message, name, target.ReadOnly ? DM_READONLY_FLAG : 0);
-        Head(message).TargetCount = 1;
-        ref DmTargetSpec line = ref MemoryMarshal.AsRef<DmTargetSpec>(message[HeadBytes..]);
-        line.Length = (ulong)target.Sectors;
-        _ = ByteText.Encode(MapperTable.Linear, line.TypeBytes);
-        // "major:minor start" and a terminating zero. Numbers instead of a path, because they mean the same in every mount namespace and
-        // after switch_root.
-        string parameters = string.Create(CultureInfo.InvariantCulture, $"{target.Major}:{target.Minor} 0");
-        int length = ByteText.Encode(parameters, message[(HeadBytes + LineBytes)..]) + 1;
-        line.Next = (uint)(LineBytes + ((length + 7) & ~7));
+        Write(message, name, readOnly ? DM_READONLY_FLAG : 0);
+        Head(message).TargetCount = (uint)pieces.Length;
+        ulong start = 0;
+        int at = HeadBytes;
+        foreach (MapperPiece piece in pieces)
+        {
+            ref DmTargetSpec line = ref MemoryMarshal.AsRef<DmTargetSpec>(message[at..]);
+            (line.SectorStart, line.Length) = (start, (ulong)piece.Sectors);
+            _ = ByteText.Encode(piece.IsZero ? "zero" : MapperTable.Linear, line.TypeBytes);
+            // "major:minor start" and a terminating zero. Numbers instead of a path, because they mean the same in every mount namespace
+            // and after switch_root.
+            string parameters = piece.IsZero ? ""
+                : string.Create(CultureInfo.InvariantCulture, $"{piece.Major}:{piece.Minor} {piece.StartSectors}");
+            int length = ByteText.Encode(parameters, message[(at + LineBytes)..]) + 1;
+            line.Next = (uint)(LineBytes + ((length + 7) & ~7));
+            at += (int)line.Next;
+            start += line.Length;
+        }
     }
 
     /// <summary>Parses the reply to TABLE_STATUS; null if there is no table. The type of a table with several lines is "several".</summary>

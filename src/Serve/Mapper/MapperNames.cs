@@ -25,6 +25,30 @@ public static class MapperNames
         return Find(driver, names) is { } minor ? PathOf(minor) : null;
     }
 
+    /// <summary>
+    /// Removes a mapped device that another program has created. Throws with exit code 76 while it is open or mounted, and with 69, 71, 74
+    /// and 77; a device that is gone is removed.
+    /// </summary>
+    public static void Remove(string name)
+    {
+        using MapperDriver driver = new();
+        Remove(driver, name);
+    }
+
+    internal static void Remove(IMapperDriver driver, string name)
+    {
+        if (Find(driver, [name]) is not { } minor) return;
+        Span<byte> message = stackalloc byte[MapperMessage.Bytes];
+        MapperMessage.Write(message, name, 0);
+        uint major = 0;
+        if (driver.Control(DM_DEV_STATUS, message) == 0) major = Libc.DecodeDevice(MapperMessage.Head(message).Dev).Major;
+        MapperMessage.Write(message, name, 0);
+        int result = driver.Control(DM_DEV_REMOVE, message);
+        if (result < 0 && result != -Errno.ENXIO)
+            throw ErrnoPolicy.Failure(FailedCall.Command, result, $"the mapped device {name} cannot be removed");
+        driver.RemoveNode(name, major, minor);
+    }
+
     /// <summary>Minor number of the first of <paramref name="names"/> that is a mapped device, or null.</summary>
     internal static uint? Find(IMapperDriver driver, ReadOnlySpan<string> names)
     {
