@@ -19,11 +19,20 @@ public static class ProcessMemory
 
     /// <summary>
     /// Bytes by which <paramref name="measure"/> grows while <paramref name="action"/> runs the given number of times. Prevents garbage
-    /// collections, and thus finalizers, meanwhile.
+    /// collections, and thus finalizers, meanwhile. Other threads of the test host take memory too, but not again and again: of growth
+    /// that is more than little, the smallest of three measurements counts. A leak is in all of them.
     /// </summary>
     public static long Growth(Func<long> measure, int times, Action action)
     {
+        const long little = 1 << 20;
         for (int i = 0; i < 3; i++) action();
+        long smallest = GrowthOnce(measure, times, action);
+        for (int again = 0; again < 2 && smallest > little; again++) smallest = Math.Min(smallest, GrowthOnce(measure, times, action));
+        return smallest;
+    }
+
+    private static long GrowthOnce(Func<long> measure, int times, Action action)
+    {
         GC.Collect();
         GC.WaitForPendingFinalizers();
         bool quiet = GC.TryStartNoGCRegion(Quiet);
