@@ -137,6 +137,7 @@ install-systemd: install ## and the unit that begins to merge when the new syste
 install-examples: ## a busybox init, a recovery ramdisk's script, Android's .rc, the initrd unit, to $(DESTDIR)$(PREFIX)/share/doc/snapuserd
 	install -D -m 0755 src/packaging/busybox/init $(DESTDIR)$(PREFIX)/share/doc/snapuserd/busybox/init
 	install -D -m 0755 src/packaging/recovery/finish-updates $(DESTDIR)$(PREFIX)/share/doc/snapuserd/recovery/finish-updates
+	install -D -m 0755 src/packaging/recovery/finish-android-update $(DESTDIR)$(PREFIX)/share/doc/snapuserd/recovery/finish-android-update
 	install -D -m 0644 src/packaging/android/snapuserd.rc $(DESTDIR)$(PREFIX)/share/doc/snapuserd/android/snapuserd.rc
 	install -D -m 0644 src/packaging/systemd/snapuserd-boot.service $(DESTDIR)$(PREFIX)/share/doc/snapuserd/systemd/snapuserd-boot.service
 	install -D -m 0644 src/packaging/table $(DESTDIR)$(PREFIX)/share/doc/snapuserd/table

@@ -12,10 +12,21 @@ public static class DeviceReader
     /// <summary>
     /// Reads all inputs of <see cref="UpdatePlan.Of"/>, for the current slot <paramref name="slot"/>: a suffix of <see cref="Slots"/>, or
     /// null if it is unknown. <paramref name="devices"/> has the block devices by their names in partition tables. The one with the name
-    /// <paramref name="superName"/> has the tables; it must be among them, misc may be. Exit codes of
-    /// <see cref="MetadataFolder.ReadInto"/>, and 74 if misc cannot be read.
+    /// <paramref name="superName"/> has the tables; it must be among them, misc may be. Exit code 66 if the folder
+    /// <paramref name="metadata"/>, which is /metadata itself, is missing; those of <see cref="MetadataFolder.ReadInto"/>; and 74 if misc
+    /// cannot be read.
     /// </summary>
     public static DeviceFacts Read(string? slot, string metadata, IReadOnlyDictionary<string, IByteSource> devices,
+        string superName = "super")
+    {
+        MetadataFolder folder = new(metadata);
+        if (folder.NamesIn("") == null)
+            throw new SnapuserdException(ExitCode.InputMissing, $"{metadata} does not exist; name the metadata partition with --metadata");
+        return Read(slot, folder, devices, superName);
+    }
+
+    /// <summary>The same, with the state files from elsewhere.</summary>
+    public static DeviceFacts Read(string? slot, IMetadataFiles files, IReadOnlyDictionary<string, IByteSource> devices,
         string superName = "super")
     {
         Dictionary<string, long> lengths = new(StringComparer.Ordinal);
@@ -34,7 +45,7 @@ public static class DeviceReader
             Misc = devices.TryGetValue("misc", out IByteSource? misc) ? Misc(misc) : null,
             Devices = lengths,
         };
-        return MetadataFolder.ReadInto(facts, metadata);
+        return MetadataFolder.ReadInto(facts, files);
     }
 
     private static MiscFact? Misc(IByteSource misc)

@@ -18,11 +18,15 @@ namespace Snapuserd.AndroidDevice;
 ///   48    4 logical block size in bytes
 /// </code>
 /// </summary>
-/// <param name="MaxTableBytes">Bytes reserved for each table.</param>
-/// <param name="Slots">Tables on the device, each with a backup.</param>
-/// <param name="BlockBytes">The unit of partition sizes.</param>
-public sealed record LpGeometry(uint MaxTableBytes, uint Slots, uint BlockBytes)
+public sealed class LpGeometry(uint maxTableBytes, uint slots, uint blockBytes)
 {
+    /// <summary>Bytes reserved for each table.</summary>
+    public uint MaxTableBytes { get; } = maxTableBytes;
+    /// <summary>Tables on the device, each with a backup.</summary>
+    public uint Slots { get; } = slots;
+    /// <summary>The unit of partition sizes, in bytes.</summary>
+    public uint BlockBytes { get; } = blockBytes;
+
     /// <summary>Bytes of a geometry on disk, with its padding.</summary>
     public const int PaddedBytes = 8 * SectorBytes;
 

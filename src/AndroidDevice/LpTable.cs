@@ -14,8 +14,17 @@ public readonly record struct LpExtent(long Sectors, bool IsZero, long Start, in
 }
 
 /// <summary>A logical partition: its extents, one after the other, are its content.</summary>
-public sealed record LpPartition(string Name, uint Attributes, int Group, IReadOnlyList<LpExtent> Extents)
+public sealed class LpPartition(string name, uint attributes, int group, IReadOnlyList<LpExtent> extents)
 {
+    /// <summary>The name, with the suffix of its slot.</summary>
+    public string Name { get; } = name;
+    /// <summary>A sum of the attributes below.</summary>
+    public uint Attributes { get; } = attributes;
+    /// <summary>The index of its group.</summary>
+    public int Group { get; } = group;
+    /// <summary>Its extents, in order.</summary>
+    public IReadOnlyList<LpExtent> Extents { get; } = extents;
+
     /// <summary>The content must not be written.</summary>
     public const uint ReadOnly = 1;
     /// <summary>On disk only: <see cref="Name"/> gets the suffix of the metadata slot when it is read.</summary>
@@ -44,10 +53,28 @@ public sealed record LpPartition(string Name, uint Attributes, int Group, IReadO
 }
 
 /// <summary>A group of partitions with a common limit of bytes; 0 for no limit.</summary>
-public sealed record LpGroup(string Name, ulong MaxBytes);
+public sealed class LpGroup(string name, ulong maxBytes)
+{
+    /// <summary>The name.</summary>
+    public string Name { get; } = name;
+    /// <summary>The limit in bytes.</summary>
+    public ulong MaxBytes { get; } = maxBytes;
+}
 
-/// <summary>A block device that holds extents. Sectors before <paramref name="FirstSector"/> hold the tables.</summary>
-public sealed record LpBlockDevice(string Name, long FirstSector, uint Alignment, uint AlignmentOffset, long Bytes);
+/// <summary>A block device that holds extents.</summary>
+public sealed class LpBlockDevice(string name, long firstSector, uint alignment, uint alignmentOffset, long bytes)
+{
+    /// <summary>Its name among the partitions of the disk.</summary>
+    public string Name { get; } = name;
+    /// <summary>The first sector of partitions; those before it hold the tables.</summary>
+    public long FirstSector { get; } = firstSector;
+    /// <summary>Bytes to whose multiples extents were aligned.</summary>
+    public uint Alignment { get; } = alignment;
+    /// <summary>Bytes by which these multiples are shifted.</summary>
+    public uint AlignmentOffset { get; } = alignmentOffset;
+    /// <summary>Length in bytes.</summary>
+    public long Bytes { get; } = bytes;
+}
 
 /// <summary>The partition table of one slot (LP metadata, android-device §2).</summary>
 public sealed class LpTable

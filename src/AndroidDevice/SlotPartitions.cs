@@ -5,13 +5,19 @@ using Snapuserd.Block;
 namespace Snapuserd.AndroidDevice;
 
 /// <summary>A partition of the current slot that can be read as it is, and its pieces.</summary>
-public sealed record ReadablePartition(string Name, IReadOnlyList<DevicePiece> Pieces);
+public sealed class ReadablePartition(string name, IReadOnlyList<DevicePiece> pieces)
+{
+    /// <summary>The name, with the suffix of the slot.</summary>
+    public string Name { get; } = name;
+    /// <summary>Its pieces, in order.</summary>
+    public IReadOnlyList<DevicePiece> Pieces { get; } = pieces;
+}
 
 /// <summary>
 /// The partitions of the current slot that a mapping of their extents shows as Android sees them: those without an update, and those that
 /// are merged. A pure function of <see cref="DeviceFacts"/>.
 /// </summary>
-public sealed record SlotPartitions
+public sealed class SlotPartitions
 {
     /// <summary>No partition can be shown; null if some can.</summary>
     public Refusal? Refusal { get; init; }

@@ -17,7 +17,7 @@ public enum SnapshotRecordState
 }
 
 /// <summary>A file of /metadata/ota/snapshots (SnapshotStatus, android-device §5): one partition of the update.</summary>
-public sealed record SnapshotRecord
+public sealed class SnapshotRecord
 {
     /// <summary>Field 1. The name of the file counts, not this one.</summary>
     public string Name { get; private init; } = "";

@@ -6,7 +6,15 @@ using Snapuserd.Block;
 namespace Snapuserd.AndroidDevice;
 
 /// <summary>Why nothing may be merged: the exit code, a sentence with file, value and rule, and what to do instead.</summary>
-public sealed record Refusal(ExitCode Code, string Sentence, string Remedy);
+public sealed class Refusal(ExitCode code, string sentence, string remedy)
+{
+    /// <summary>The exit code.</summary>
+    public ExitCode Code { get; } = code;
+    /// <summary>What is wrong, without a full stop.</summary>
+    public string Sentence { get; } = sentence;
+    /// <summary>What to do; "" if the sentence says it.</summary>
+    public string Remedy { get; } = remedy;
+}
 
 /// <summary>A snapshot that is not merged, and the reason.</summary>
 public readonly record struct LeftOut(string Name, string Why);
@@ -15,12 +23,28 @@ public readonly record struct LeftOut(string Name, string Why);
 /// The COW of a snapshot that is not merged because its file says that it is merged, or that there is none. If this COW is not complete,
 /// the file is wrong, and nothing may be merged.
 /// </summary>
-public sealed record CompleteCow(string Name, IReadOnlyList<DevicePiece> Cow);
+public sealed class CompleteCow(string name, IReadOnlyList<DevicePiece> cow)
+{
+    /// <summary>The partition.</summary>
+    public string Name { get; } = name;
+    /// <summary>The pieces of the COW.</summary>
+    public IReadOnlyList<DevicePiece> Cow { get; } = cow;
+}
 
 /// <summary>One partition to merge, with the pieces of its three devices.</summary>
-public sealed record PlannedMerge(string Name, SnapshotRecord Record, IReadOnlyList<DevicePiece> Base, IReadOnlyList<DevicePiece> Source,
-    IReadOnlyList<DevicePiece> Cow)
+public sealed class PlannedMerge(string name, SnapshotRecord record, IReadOnlyList<DevicePiece> target, IReadOnlyList<DevicePiece> source,
+    IReadOnlyList<DevicePiece> cow)
 {
+    /// <summary>The partition.</summary>
+    public string Name { get; } = name;
+    /// <summary>Its snapshot file.</summary>
+    public SnapshotRecord Record { get; } = record;
+    /// <summary>The pieces of the partition as the new table has it.</summary>
+    public IReadOnlyList<DevicePiece> Base { get; } = target;
+    /// <summary>The pieces of the partition as the old table has it.</summary>
+    public IReadOnlyList<DevicePiece> Source { get; } = source;
+    /// <summary>The pieces of its COW.</summary>
+    public IReadOnlyList<DevicePiece> Cow { get; } = cow;
     /// <summary>1 if the partition shrinks, otherwise 2.</summary>
     public int Phase => Record.Shrinks ? 1 : 2;
 }

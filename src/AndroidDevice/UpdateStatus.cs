@@ -39,7 +39,7 @@ public enum MergePhase
 /// <summary>
 /// The file /metadata/ota/state (SnapshotUpdateStatus, android-device §5): the state of the whole update.
 /// </summary>
-public sealed record UpdateStatus
+public sealed class UpdateStatus
 {
     private const int StateField = 1;
 

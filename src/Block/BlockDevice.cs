@@ -478,7 +478,7 @@ public sealed class BlockDevice : IDisposable
     private void HoldOtherNames((uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed, bool withoutMapped)
     {
         string? busy = null;
-        List<int>? held = Await(() => OtherNames.Hold(Storage, self, unclaimed, withoutMapped, out busy) is var names && busy == null
+        List<int>? held = Await(() => OtherNames.Hold(Storage, self, unclaimed, out busy, withoutMapped) is var names && busy == null
             ? names : null);
         if (held == null)
             throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");

@@ -12,7 +12,7 @@ namespace Snapuserd.Cli;
 /// <summary>`android`: the update of a device, from its recovery or from dumps of its partitions.</summary>
 internal static class AndroidVerb
 {
-    private static readonly string[] s_commands = ["status", "merge", "map", "unmap"];
+    private static readonly string[] s_commands = ["status", "merge", "map", "unmap", "report"];
 
     // Options that change what is done, and the only command that each goes with.
     private static readonly string[] s_onlyMerge = ["--dry-run", "--conclude", "--unmap"];
@@ -21,13 +21,14 @@ internal static class AndroidVerb
     {
         Arguments arguments = invocation.Arguments;
         string command = arguments.Operands[0];
-        if (Array.IndexOf(s_commands, command) < 0)
-            throw new SnapuserdException(ExitCode.Usage,
-                $"android: {Suggestion.Unknown("command", command, s_commands)} see snapuserd android --help");
-        bool merges = command == "merge" && !arguments.Has("--dry-run");
+        if (Array.IndexOf(s_commands, command) < 0) throw arguments.Wrong(Suggestion.Unknown("command", command, s_commands));
         foreach (string option in s_onlyMerge)
-            if (command != "merge" && arguments.Has(option))
-                throw new SnapuserdException(ExitCode.Usage, $"android: {option} goes with merge; {command} merges nothing");
+            if (command != "merge" && arguments.Has(option)) throw arguments.Wrong($"{option} goes with merge; {command} merges nothing");
+        if (command != "status" && arguments.Has("--report")) throw arguments.Wrong("--report goes with status");
+        if (command == "report" && arguments.Operands.Count == 1) throw arguments.Wrong("report needs the name of the archive to write");
+        if (command != "report" && arguments.Operands.Count > 1) throw arguments.Wrong($"unexpected argument '{arguments.Operands[1]}'");
+        if (arguments.Text("--report") is { } archive) return Tell(invocation, DeviceReport.Read(archive));
+        bool merges = command == "merge" && !arguments.Has("--dry-run");
         DeviceFinder finder = new(new DeviceLocations
         {
             Super = arguments.Text("--super"),
@@ -44,7 +45,7 @@ internal static class AndroidVerb
             arguments.Has("--conclude"), arguments.Has("--unmap") ? MapperNames.Remove : null);
         Observer observer = new(invocation);
         UpdateMerge merge = device.Merge(Options(invocation, merges), stop.Flag, stop.WakeUp, observer);
-        if (command == "status") return Status(invocation, device, merge);
+        if (command is "status" or "report") return Status(invocation, device, merge);
         if (command is "map" or "unmap") return AndroidMapping.Run(invocation, device, merge, command == "map");
         return Merge(invocation, device, merge, merges, observer);
     }
@@ -70,6 +71,16 @@ internal static class AndroidVerb
             problem = e;
         }
         UpdateReport report = new(device.Facts, device.Plan, problem == null ? merge.Partitions : [], problem);
+        if (invocation.Arguments.Operands.Count == 1) return Tell(invocation, report);
+        string path = invocation.Arguments.Operands[1];
+        device.WriteReport(report, path);
+        invocation.Output.Result(invocation.Arguments.Has("--json") ? JsonLine.Event("report").Add("path", path).ToString()
+            : $"{path} is written: tables, state files and the heads of the COWs, but no content of partitions and nothing of /data.");
+        return ExitCode.Done;
+    }
+
+    private static ExitCode Tell(Invocation invocation, UpdateReport report)
+    {
         if (!invocation.Arguments.Has("--json"))
             invocation.Output.Result(report.Text());
         else

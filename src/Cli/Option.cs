@@ -118,7 +118,8 @@ internal sealed class Arguments
         return arguments;
     }
 
-    private SnapuserdException Wrong(string what) =>
+    /// <summary>The failure for wrong usage of the verb (64).</summary>
+    internal SnapuserdException Wrong(string what) =>
         new(ExitCode.Usage, $"{_verb.Name}: {what}{(what.EndsWith('?') ? "" : ";")} see snapuserd {_verb.Name} --help");
 
     private void AddOperand(string word)

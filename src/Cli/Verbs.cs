@@ -207,6 +207,7 @@ internal static class Verbs
                 + "Android's own recovery does. Needed only if something other than Android comes next, such as a wipe."),
             new("--unmap", OptionKind.Flag, "", "For merge: remove unused device-mapper devices over the partitions to be merged, which a "
                 + "recovery has made."),
+            new("--report", OptionKind.Text, "IN.tar", "For status: of the device that an archive of `report` is from."),
             new("--super", OptionKind.Text, "DEV", "The super partition, or a raw dump of it."),
             new("--metadata", OptionKind.Text, "DIR|DEV", "The folder that is mounted at /metadata, or the partition, which is then "
                 + "mounted for this command alone."),
@@ -222,12 +223,15 @@ internal static class Verbs
             new("--bootconfig", OptionKind.Text, "FILE", "The file with the bootloader's parameters; /proc/bootconfig unless given."),
             s_io, s_memory, s_json, s_progress,
         ],
-        "Without options, everything is found on the device that the command runs on. status writes nothing. It ends with 0 if nothing is "
+        "COMMAND is status; merge; map, which makes read-only devices /dev/mapper/NAME of the partitions of the current slot, without "
+        + "those whose update is not merged; unmap, which removes them; or report, which writes what someone who helps has to see, without "
+        + "any content of partitions, to the new archive OUT.tar. Without options, everything is found on the device that the command runs "
+        + "on. status writes nothing. It ends with 0 if nothing is "
         + "to be done, with 75 if merge would finish the update, and otherwise with the code with which merge refuses: 69 if only Android "
         + "can go on, 65 if something is damaged or contradictory, 66 if super or metadata is missing, 76 if something is in use. merge "
-        + "checks every COW before the first write; interrupted at any moment, the same command goes on. It changes no state files: "
-        + "Android concludes the update at its next boot.",
-        AndroidVerb.Run),
+        + "checks every COW before the first write; interrupted at any moment, the same command goes on. It changes no state files "
+        + "without --conclude: Android concludes the update at its next boot.",
+        AndroidVerb.Run) { OptionalOperands = ["OUT.tar"] },
 
         new("ctl", "Shows the state of servers, and controls them and their merges.", ["COMMAND"],
         [

@@ -1,7 +1,7 @@
 namespace Snapuserd.Recovery;
 
 /// <summary>Where the parts of an Android device are, as options say it. Null for a part that has to be found.</summary>
-public sealed record DeviceLocations
+public sealed class DeviceLocations
 {
     /// <summary>The block device or file of the partition super.</summary>
     public string? Super { get; init; }

@@ -70,6 +70,10 @@ public sealed class RecoveryDevice : IDisposable
     /// </summary>
     public bool Conclude() => UpdateConclusion.Write(Facts, _metadata.Folder, _open.GetValueOrDefault(DeviceFinder.Misc), _warn);
 
+    /// <summary>Writes the archive of <see cref="DeviceReport"/>.</summary>
+    public void WriteReport(UpdateReport report, string path) =>
+        DeviceReport.Write(path, report, _open, new MetadataFolder(_metadata.Folder));
+
     /// <summary>The block devices by their names in tables.</summary>
     public IReadOnlyDictionary<string, BlockDevice> Devices => _open;
 

@@ -15,6 +15,14 @@ namespace Snapuserd.Recovery;
 public sealed class UpdateReport(DeviceFacts facts, UpdatePlan plan, IReadOnlyList<PartitionProgress> partitions,
     SnapuserdException? problem = null)
 {
+    internal DeviceFacts Facts => facts;
+
+    internal UpdatePlan Plan => plan;
+
+    internal IReadOnlyList<PartitionProgress> Partitions => partitions;
+
+    internal SnapuserdException? Problem => problem;
+
     private const int BarCells = 24;
 
     // The order of the numbers of BootloaderMergeStatus.

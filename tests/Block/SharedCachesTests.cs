@@ -45,6 +45,23 @@ public sealed class SharedCachesTests
         Assert.Equal(now[..512], Read(target, 8192));
     }
 
+    /// <summary>The cache of one device alone: of a mapping of another program, say.</summary>
+    [RootFact]
+    public void Dropped_cache_shows_what_was_written_through_another_device()
+    {
+        using TempFolder folder = new();
+        File.WriteAllBytes(folder["disk"], new byte[1 << 20]);
+        using LoopDevice first = new(folder["disk"]), second = new(folder["disk"]);
+        using BlockDevice mapped = BlockDevice.Open(first.Path, DeviceAccess.Read);
+        using BlockDevice target = BlockDevice.Open(second.Path, DeviceAccess.Write);
+        Assert.Equal(new byte[512], Read(mapped, 8192));
+        Assert.Equal(4096, Libc.PWrite(target.Fd, SomeBytes(), 8192));
+        Assert.Equal(0, Libc.FSync(target.Fd));
+        Assert.Equal(new byte[512], Read(mapped, 8192));
+        BlockDevice.DropCache(mapped.Fd);
+        Assert.Equal(SomeBytes()[..512], Read(mapped, 8192));
+    }
+
     [Fact]
     public void File_is_coherent_with_itself()
     {

@@ -3,7 +3,10 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json;
+using Microsoft.Win32.SafeHandles;
+using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -126,6 +129,111 @@ public sealed class AndroidTests : IDisposable
     {
         string[] command = KillAt.Command(what, ["android", .. arguments]);
         return Binary.RunProgram(command[0], command[1..]);
+    }
+
+    /// <summary>
+    /// The state that --conclude leaves is that of Android's own recovery: state file with its attributes, misc, and nothing else.
+    /// </summary>
+    [Fact]
+    public void Conclusion_leaves_the_files_of_androids_recovery()
+    {
+        GoldenDevice concluded = GoldenDevice.Named("merge-completed");
+        Write(GoldenDevice.Named("all-merged"));
+        string state = _folder["metadata/ota/state"];
+        byte[] name = "user.label\0"u8.ToArray(), value = new byte[100];
+        using (SafeFileHandle file = File.OpenHandle(state, FileMode.Open, FileAccess.ReadWrite))
+            Assert.Equal(0, Libc.FSetXAttr((int)file.DangerousGetHandle(), name, "u:object_r:ota_metadata_file:s0"u8));
+        File.SetUnixFileMode(state, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead);
+        BinaryResult dry = Android("merge", "--dry-run", "--conclude");
+        Assert.True(dry.ExitCode == 0, dry.ToString());
+        Assert.NotEqual(concluded.Device("misc"), File.ReadAllBytes(_folder["dumps/misc"]));
+        BinaryResult merged = Android("merge", "--conclude");
+        Assert.True(merged.ExitCode == 0, merged.ToString());
+        Assert.Contains("the update is concluded", merged.Output, StringComparison.Ordinal);
+        foreach (string file in Directory.EnumerateFiles(concluded.Metadata, "*", SearchOption.AllDirectories))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(_folder["metadata/" + Path.GetRelativePath(concluded.Metadata, file)]));
+        Assert.Equal(concluded.Device("misc"), File.ReadAllBytes(_folder["dumps/misc"]));
+        Assert.Equal(concluded.Device("super"), File.ReadAllBytes(_folder["dumps/super"]));
+        Assert.Empty(Directory.EnumerateFiles(_folder["metadata/ota"], "*.tmp"));
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead, File.GetUnixFileMode(state));
+        using (SafeFileHandle file = File.OpenHandle(state))
+        {
+            nint bytes = Libc.FGetXAttr((int)file.DangerousGetHandle(), name, value);
+            Assert.Equal("u:object_r:ota_metadata_file:s0", Encoding.ASCII.GetString(value.AsSpan(0, (int)bytes)));
+        }
+        // Once more: nothing is left to write.
+        string before = Everything();
+        Assert.Equal(0, Android("merge", "--conclude").ExitCode);
+        Assert.Equal(before, Everything());
+    }
+
+    /// <summary>Between the two writes of a conclusion: the state file says that all is merged, and misc does not yet.</summary>
+    [Fact]
+    public void Conclusion_that_was_cut_goes_on_with_misc()
+    {
+        GoldenDevice concluded = GoldenDevice.Named("merge-completed");
+        Write(GoldenDevice.Named("all-merged"));
+        File.Copy(Path.Combine(concluded.Metadata, "ota/state"), _folder["metadata/ota/state"], overwrite: true);
+        BinaryResult again = Android("merge", "--conclude");
+        Assert.True(again.ExitCode == 0, again.ToString());
+        Assert.Equal(concluded.Device("misc"), File.ReadAllBytes(_folder["dumps/misc"]));
+    }
+
+    [Theory]
+    [InlineData("no-update")]
+    [InlineData("unverified-target")]
+    [InlineData("wrong-slot")]
+    [InlineData("damaged-cow")]
+    [InlineData("kernel-snapshot")]
+    public void Conclusion_of_what_is_not_merged_writes_nothing(string name)
+    {
+        Write(GoldenDevice.Named(name));
+        string before = Everything();
+        BinaryResult refused = Android("merge", "--conclude");
+        Assert.True(refused.ExitCode == s_expected[name].Merge, refused.ToString());
+        Assert.Equal(before, Everything());
+    }
+
+    /// <summary>The report of a device says what status says of the device itself, and has nothing of its partitions.</summary>
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Report_tells_the_same_as_the_device(string name)
+    {
+        Write(GoldenDevice.Named(name));
+        string before = Everything(), archive = _folder["report.tar"];
+        BinaryResult written = Android("report", archive);
+        Assert.True(written.ExitCode == 0, written.ToString());
+        Assert.Equal(before, Everything());
+        Assert.InRange(new FileInfo(archive).Length, 1024, 5 << 20);
+        foreach (string[] form in (string[][])[[], ["--json"]])
+        {
+            BinaryResult device = Android(["status", .. form]), read = Binary.Run(["android", "status", .. form, "--report", archive]);
+            Assert.Equal((device.ExitCode, device.Output), (read.ExitCode, read.Output));
+        }
+        BinaryResult listed = Binary.RunProgram("tar", ["-tf", archive]);
+        Assert.True(listed.ExitCode == 0, listed.ToString());
+        Assert.Contains("metadata/ota/", listed.Output, StringComparison.Ordinal);
+        Assert.Equal(73, Android("report", archive).ExitCode);
+    }
+
+    [Fact]
+    public void Report_that_is_damaged_is_refused_in_a_sentence()
+    {
+        Write(GoldenDevice.Named("first-phase-half"));
+        string archive = _folder["report.tar"];
+        Assert.Equal(0, Android("report", archive).ExitCode);
+        byte[] whole = File.ReadAllBytes(archive);
+        Random random = new(5);
+        for (int i = 0; i < 60; i++)
+        {
+            byte[] damaged = i % 2 == 0 ? whole[..random.Next(whole.Length)] : [.. whole];
+            if (i % 2 == 1) damaged[random.Next(i % 4 == 1 ? 4096 : whole.Length)] ^= (byte)(1 << random.Next(8));
+            File.WriteAllBytes(archive, damaged);
+            BinaryResult read = Binary.Run(["android", "status", "--report", archive]);
+            Assert.True(read.ExitCode is 65 or 69 or 74 or 75 or 0, $"{i}: {read}");
+            Assert.DoesNotContain("internal", read.Error, StringComparison.Ordinal);
+        }
+        Assert.Equal(66, Binary.Run(["android", "status", "--report", _folder["missing"]]).ExitCode);
     }
 
     [Fact]

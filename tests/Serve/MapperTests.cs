@@ -29,6 +29,54 @@ public sealed class MapperTests
     }
 
     [Fact]
+    public void Table_of_several_pieces_has_a_line_for_each()
+    {
+        byte[] message = new byte[MapperMessage.BytesFor(3)];
+        MapperPiece[] pieces = [new(259, 3, 9_000_000_000_000, 16), new(0, 0, 0, 8), new(254, 1048575, 0, 24)];
+        MapperMessage.WriteTable(message, "root", pieces, readOnly: true);
+        Assert.Equal(3u, MemoryMarshal.Read<uint>(message.AsSpan(20)));
+        Assert.Equal(DM_READONLY_FLAG, MemoryMarshal.Read<uint>(message.AsSpan(28)));
+        ulong start = 0;
+        int at = 312;
+        string[] parameters = ["259:3 9000000000000", "", "254:1048575 0"];
+        for (int i = 0; i < pieces.Length; i++)
+        {
+            Assert.Equal((start, (ulong)pieces[i].Sectors),
+                (MemoryMarshal.Read<ulong>(message.AsSpan(at)), MemoryMarshal.Read<ulong>(message.AsSpan(at + 8))));
+            Assert.Equal(i == 1 ? "zero" : "linear", MapperMessage.Text(message.AsSpan(at + 24, 16)));
+            Assert.Equal(parameters[i], MapperMessage.Text(message.AsSpan(at + 40)));
+            start += (ulong)pieces[i].Sectors;
+            at += MemoryMarshal.Read<int>(message.AsSpan(at + 20));
+            Assert.Equal(0, at % 8);
+        }
+        Assert.True(at <= message.Length);
+    }
+
+    [Fact]
+    public void Partition_is_mapped_read_only_and_never_over_a_name_that_is_taken()
+    {
+        FakeMapper kernel = new();
+        using (MappedDevice device = MappedDevice.Open("root", kernel)) device.CreateFrom([new MapperPiece(254, 3, 0, 2048)]);
+        Assert.Equal((Base, 2048, true), (Ours(kernel).Active, Ours(kernel).ActiveSectors, Ours(kernel).ActiveReadOnly));
+        Assert.True(kernel.Nodes.ContainsKey("root"));
+        using (MappedDevice again = MappedDevice.Open("root", kernel))
+            Assert.Equal(ExitCode.InUse, Refused(() => again.CreateFrom([new MapperPiece(254, 4, 0, 8)])));
+        Assert.Equal(Base, Ours(kernel).Active);
+    }
+
+    [Theory]
+    [InlineData(DM_TABLE_LOAD)]
+    [InlineData(DM_DEV_SUSPEND)]
+    public void Partition_that_cannot_be_mapped_leaves_no_device(uint command)
+    {
+        FakeMapper kernel = new() { Refuse = called => called == command ? -Errno.EBUSY : 0 };
+        using MappedDevice device = MappedDevice.Open("root", kernel);
+        Assert.Equal(ExitCode.InUse, Refused(() => device.CreateFrom([new MapperPiece(254, 3, 0, 2048)])));
+        Assert.Empty(kernel.Devices);
+        Assert.Empty(kernel.Nodes);
+    }
+
+    [Fact]
     public void Messages_have_the_layout_of_the_kernel_header()
     {
         byte[] message = new byte[512];

@@ -569,6 +569,11 @@ public static class Sabotages
         },
         new("shared-bytes-of-the-first-piece", "all pieces of the base begin where the first one does",
             new SourceEdit(Piece, "SharedBytes(", "targetAt += theirs.Sectors;", "")) { Step = Battery.Devices },
+        new("cache-not-dropped", "reads through another device over the same disk may see what was there before the merge",
+            new SourceEdit("Block/BlockDevice.cs", "void DropCache(", "int none = 0;", "if (fd >= 0) return; int none = 0;"))
+        {
+            Tests = new UnitTests("Block", "SharedCachesTests.Dropped_cache"),
+        },
         new("flush-of-the-first-device-only", "of the devices that pieces lie on, only the first is flushed",
             new SourceEdit(Pieces, "bool TryQueue(", "foreach (int device in _devices[request.Device].Devices)",
                 "foreach (int device in (int[])[_devices[request.Device].Devices[0]])")) { Step = Battery.Devices },

@@ -5,21 +5,30 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>A device-mapper device over a part of another block device.</summary>
-/// <param name="Name">Its name in the device mapper.</param>
-/// <param name="Major">Its major number.</param>
-/// <param name="Minor">Its minor number.</param>
-/// <param name="Ranges">The bytes of the device below that it maps, as far as its table says it.</param>
-/// <param name="OtherType">A type of target in its table that is not "linear"; null if all lines are linear.</param>
-/// <param name="Opens">How many times it is open or mounted.</param>
-/// <param name="IsHeld">It is mounted, in whatever namespace, or a further device lies on it.</param>
-/// <param name="MountPoints">Where this process sees it mounted.</param>
-public sealed record DeviceHolder(string Name, uint Major, uint Minor, IReadOnlyList<(long Offset, long Length)> Ranges,
-    string? OtherType, int Opens, bool IsHeld, IReadOnlyList<string> MountPoints)
+public sealed class DeviceHolder
 {
+    private readonly uint _major;
+    private readonly uint _minor;
+
+    internal DeviceHolder(uint major, uint minor) => (_major, _minor, Name) = (major, minor, BlockNode.MapperName(major, minor));
+
+    /// <summary>Its name in the device mapper.</summary>
+    public string Name { get; }
+    /// <summary>The bytes of the device below that it maps, as far as its table says it.</summary>
+    public required IReadOnlyList<(long Offset, long Length)> Ranges { get; init; }
+    /// <summary>A type of target in its table that is not "linear"; null if all lines are linear.</summary>
+    public string? OtherType { get; init; }
+    /// <summary>How many times it is open or mounted.</summary>
+    public int Opens { get; init; }
+    /// <summary>It is mounted, in whatever namespace, or a further device lies on it.</summary>
+    public bool IsHeld { get; init; }
+    /// <summary>Where this process sees it mounted.</summary>
+    public required IReadOnlyList<string> MountPoints { get; init; }
+
     /// <summary>
     /// Holds it exclusively, so that nobody can mount it. A descriptor that the caller closes, or a negative errno: EBUSY if it is in use.
     /// </summary>
-    public int Hold() => BlockNode.Open(Major, Minor, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_NONBLOCK);
+    public int Hold() => BlockNode.Open(_major, _minor, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_NONBLOCK);
 
     /// <summary>
     /// Writes back what the page cache of the mapped device has, and drops it. Each block device has a cache of its own: what is written to
@@ -27,7 +36,7 @@ public sealed record DeviceHolder(string Name, uint Major, uint Minor, IReadOnly
     /// </summary>
     public void DropCache()
     {
-        int fd = BlockNode.Open(Major, Minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
+        int fd = BlockNode.Open(_major, _minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
         if (fd < 0) return;
         BlockDevice.DropCache(fd);
         _ = Libc.Close(fd);
@@ -73,8 +82,14 @@ public static class DeviceHolders
         }
         int fd = BlockNode.Open(major, minor, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_NONBLOCK);
         if (fd >= 0) _ = Libc.Close(fd);
-        return new DeviceHolder(BlockNode.MapperName(major, minor), major, minor, ranges, other, opens, fd == -Errno.EBUSY,
-            MountPoints(mounts, major, minor));
+        return new DeviceHolder(major, minor)
+        {
+            Ranges = ranges,
+            OtherType = other,
+            Opens = opens,
+            IsHeld = fd == -Errno.EBUSY,
+            MountPoints = MountPoints(mounts, major, minor),
+        };
     }
 
     /// <summary>

@@ -18,7 +18,7 @@ internal static class OtherNames
     /// nothing is held.
     /// </summary>
     internal static List<int> Hold(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed,
-        bool withoutMapped, out string? busy)
+        out string? busy, bool withoutMapped = false)
     {
         busy = null;
         List<int> held = [];

@@ -69,7 +69,9 @@ case $step in
         expect 75 "status after the power cut" snapuserd android status
         sed -n 's/^[a-z]*_b .*%/android: &/p' /tmp/out
         tells "vendor_b        phase 1 100%" "status after the power cut"
-        expect 0 "merge" snapuserd android merge
+        expect 0 "the entry of the menu" sh /finish-android-update
+        tells "merged 3 partitions" "the entry of the menu"
+        expect 0 "the entry of the menu again" sh /finish-android-update
         expect 0 "status after the merge" snapuserd android status
         tells "All is merged" "status"
         ;;
