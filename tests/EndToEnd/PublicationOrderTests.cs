@@ -208,6 +208,32 @@ public sealed class PublicationOrderTests : IDisposable
         Assert.True(folder.Begin > named.End, trace.ToString());
     }
 
+    /// <summary>The partitions, then the state file, then misc.</summary>
+    [Fact]
+    public void Partitions_are_flushed_before_the_state_file_is_replaced_and_its_folder_before_misc_is_written()
+    {
+        GoldenDevice device = GoldenDevice.Named("first-phase-half");
+        foreach (string name in device.Devices) File.WriteAllBytes(_folder[name], device.Device(name));
+        foreach (string file in Directory.EnumerateFiles(device.Metadata, "*", SearchOption.AllDirectories))
+        {
+            string copy = _folder["metadata/" + Path.GetRelativePath(device.Metadata, file)];
+            Directory.CreateDirectory(Path.GetDirectoryName(copy)!);
+            File.Copy(file, copy);
+        }
+        string ota = _folder["metadata/ota"], temporary = ota + "/state.tmp", super = _folder["super"], misc = _folder["misc"];
+        SystemCallTrace trace = SystemCallTrace.Of(Log, Calls, 0, "android", "merge", "--conclude", "--super", super, "--misc", misc,
+            "--metadata", _folder["metadata"], "--slot", "b", "--io", "sync", "--progress", "never");
+        TracedCall renamed = trace.First("a rename", call => call.Name.StartsWith("rename", StringComparison.Ordinal)
+            && call.Arguments.Contains($"\"{temporary}\"", StringComparison.Ordinal));
+        Assert.True(renamed.Succeeded && trace.Calls.Any(call => call.Writes(temporary)), trace.ToString());
+        _ = trace.IsDurable(super, renamed);
+        _ = trace.IsDurable(temporary, renamed);
+        Assert.DoesNotContain(trace.Calls, call => call.Writes(super) && call.End > renamed.Begin);
+        TracedCall told = trace.First("a write to misc", call => call.Writes(misc));
+        Assert.True(trace.IsDurable(ota, told).Begin > renamed.End, trace.ToString());
+        _ = trace.IsDurable(misc, Result(trace));
+    }
+
     [Fact]
     public void Stream_into_a_file_is_flushed_before_the_result()
     {
