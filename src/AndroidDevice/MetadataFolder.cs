@@ -28,8 +28,8 @@ public sealed class MetadataFolder(string folder) : IMetadataFiles
     private const int MostSnapshots = 1024;
 
     /// <summary>
-    /// Adds the <paramref name="files"/> to <paramref name="facts"/>, whose slot must be set. A file that is missing is a fact. Exit code 65
-    /// for a file that cannot be a state file, and those of <see cref="FailedCall.Open"/> for one that cannot be read.
+    /// Adds the <paramref name="files"/> to <paramref name="facts"/>, whose slot must be set. A file that is missing is a fact. Exit code
+    /// 65 for a file that cannot be a state file, and those of <see cref="FailedCall.Open"/> for one that cannot be read.
     /// </summary>
     public static DeviceFacts ReadInto(DeviceFacts facts, IMetadataFiles files)
     {

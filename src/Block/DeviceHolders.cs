@@ -26,7 +26,8 @@ public sealed class DeviceHolder
     public required IReadOnlyList<string> MountPoints { get; init; }
 
     /// <summary>
-    /// Holds it exclusively, so that nobody can mount it. A descriptor that the caller closes, or a negative errno: EBUSY if it is in use.
+    /// Holds it exclusively, so that no process can mount it. A descriptor that the caller closes, or a negative errno: EBUSY if it
+    /// is in use.
     /// </summary>
     public int Hold() => BlockNode.Open(_major, _minor, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_NONBLOCK);
 
@@ -45,7 +46,7 @@ public sealed class DeviceHolder
 
 /// <summary>
 /// Lists the device-mapper devices over a block device. The device mapper holds the device below exclusively, once for all of them: while
-/// there is one, nobody else can, though nothing may be mounted.
+/// there is one, no process can, though nothing may be mounted.
 /// </summary>
 public static class DeviceHolders
 {

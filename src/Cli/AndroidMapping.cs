@@ -24,7 +24,8 @@ internal static class AndroidMapping
             return ExitCode.Done;
         }
         foreach (LeftOut one in slot.LeftOut)
-            invocation.Output.Write(Priority.Warning, one.Name, $"{one.Name} is left out: {one.Why}, so that it would not be what Android sees");
+            invocation.Output.Write(Priority.Warning, one.Name,
+                $"{one.Name} is left out: {one.Why}, so that it would not be what Android sees");
         Map(invocation, device, slot.Partitions);
         return ExitCode.Done;
     }

@@ -26,14 +26,14 @@ namespace Snapuserd.Recovery;
 /// </summary>
 public static class DeviceReport
 {
-    private const int MostTables = 4 << 20, MostArchive = 32 << 20, CowHeadBytes = 4096, ControlOffset = 2048, ControlBytes = 32;
+    private const int MostTables = 4 << 20, MostArchive = 32 << 20, ControlOffset = 2048, ControlBytes = 32;
     private const string Device = "device", Super = "super", Misc = "misc", Partitions = "partitions", Problem = "problem", Slot = "slot";
 
     private static readonly string[] s_folders = ["ota", "ota/snapshots", "gsi/ota"];
 
     /// <summary>
-    /// Writes the archive to a new file. <paramref name="devices"/> are the block devices by their names in tables. Exit code 73 if the file
-    /// exists or cannot be created, and 74 if a device cannot be read.
+    /// Writes the archive to a new file. <paramref name="devices"/> are the block devices by their names in tables. Exit code 73 if the
+    /// file exists or cannot be created, and 74 if a device cannot be read.
     /// </summary>
     internal static void Write(string path, UpdateReport report, IReadOnlyDictionary<string, BlockDevice> devices, IMetadataFiles metadata)
     {
@@ -73,14 +73,15 @@ public static class DeviceReport
             DevicePiece first = merge.Cow[0];
             if (devices.TryGetValue(first.Device, out BlockDevice? device))
                 TarArchive.Add(archive, $"cow/{merge.Name}", Read(device, first.Start * LpGeometry.SectorBytes,
-                    (int)Math.Min(CowHeadBytes, first.Sectors * LpGeometry.SectorBytes)));
+                    (int)Math.Min(Sizes.Block, first.Sectors * LpGeometry.SectorBytes)));
         }
         StringBuilder progress = new();
         foreach (PartitionProgress one in report.Partitions)
             progress.Append(CultureInfo.InvariantCulture,
                 $"{one.Name}\t{one.Phase}\t{one.OpsDone}\t{one.OpsTotal}\t{one.BytesDone}\t{one.BytesTotal}\n");
         Add(archive, Partitions, progress.ToString());
-        if (report.Problem is { } problem) Add(archive, Problem, string.Create(CultureInfo.InvariantCulture, $"{(int)problem.Code}\t{problem.Message}"));
+        if (report.Problem is { } problem)
+            Add(archive, Problem, string.Create(CultureInfo.InvariantCulture, $"{(int)problem.Code}\t{problem.Message}"));
         StringBuilder json = new();
         foreach (JsonLine line in report.Json()) json.Append(line.ToString()).Append('\n');
         Add(archive, "status.json", json.ToString());
@@ -137,7 +138,7 @@ public static class DeviceReport
 
     private static SnapuserdException? ProblemOf(Dictionary<string, byte[]> files)
     {
-        string[] words = Encoding.UTF8.GetString(files.GetValueOrDefault(Problem) ?? []).Split('\t', 2);
+        string[] words = ByteText.Decode(files.GetValueOrDefault(Problem) ?? []).Split('\t', 2);
         return words.Length == 2 ? new SnapuserdException(ExitCode.CowCorrupt, words[1]) : null;
     }
 
@@ -163,10 +164,10 @@ public static class DeviceReport
         }
     }
 
-    private static void Add(MemoryStream archive, string name, string text) => TarArchive.Add(archive, name, Encoding.UTF8.GetBytes(text));
+    private static void Add(MemoryStream archive, string name, string text) =>
+        TarArchive.Add(archive, name, ByteText.Encode(text));
 
-    private static string[] Lines(byte[] file) =>
-        Encoding.UTF8.GetString(file).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+    private static string[] Lines(byte[] file) => ByteText.Decode(file).Split('\n', StringSplitOptions.RemoveEmptyEntries);
 
     private static SnapuserdException Bad(string path, string why) =>
         new(ExitCode.CowCorrupt, $"{path} is no report of `snapuserd android report`: {why}");
@@ -190,7 +191,8 @@ public static class DeviceReport
     {
         private const string Root = "metadata/";
 
-        public byte[]? Read(string path, int most) => files.TryGetValue(Root + path, out byte[]? bytes) && bytes.Length <= most ? bytes : null;
+        public byte[]? Read(string path, int most) =>
+            files.TryGetValue(Root + path, out byte[]? bytes) && bytes.Length <= most ? bytes : null;
 
         public IReadOnlyList<string>? NamesIn(string path)
         {

@@ -13,8 +13,6 @@ internal static class StateFile
     /// <summary>The kernel's limits for the names of all attributes of a file, and for the value of one.</summary>
     private const int MostNames = 64 << 10, MostValue = 64 << 10;
 
-    private const uint ModeBits = 0xfff;
-
     /// <summary>
     /// Replaces the regular file <paramref name="path"/>. Exit codes of <see cref="FailedCall.Open"/> and
     /// <see cref="FailedCall.Create"/>; then the file is as it was.
@@ -60,7 +58,7 @@ internal static class StateFile
         if (result == 0) result = Libc.Statx(to, Libc.STATX_BASIC_STATS, out made);
         if (result == 0 && (old.Uid, old.Gid) != (made.Uid, made.Gid)) result = Libc.FChOwn(to, old.Uid, old.Gid);
         if (result == 0) result = CopyExtendedAttributes(from, to);
-        return result < 0 ? result : Libc.FChMod(to, old.Mode & ModeBits);
+        return result < 0 ? result : Libc.FChMod(to, old.Mode & ~(uint)Libc.S_IFMT);
     }
 
     private static int CopyExtendedAttributes(int from, int to)

@@ -32,8 +32,8 @@ internal static class UpdateConclusion
         int result = Transfer.WriteAll(misc.Fd, changed, MiscPartition.Offset);
         if (result >= 0) result = FileFlush.Of(misc.Fd);
         if (result < 0)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{misc.Path} cannot be written: {ErrnoText.Of(result)}; the update is merged "
-                + "and /metadata/ota/state says so, but the bootloader may still refuse to wipe or to change the slot");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{misc.Path} cannot be written: {ErrnoText.Of(result)}; the update is "
+                + "merged and /metadata/ota/state says so, but the bootloader may still refuse to wipe or to change the slot");
         return true;
     }
 }

@@ -24,7 +24,8 @@ public sealed class UpdateDevices(IReadOnlyDictionary<string, BlockDevice> open,
     {
         MergeLayout layout = MergeLayout.Of(merge);
         Opened opened = OpenLayout(layout, out BlockDevice[] below);
-        return options.Writes ? opened.With(new PieceReserver(new StorageReserver(below, stop, options.Report), below, layout.Maps)) : opened;
+        if (!options.Writes) return opened;
+        return opened.With(new PieceReserver(new StorageReserver(below, stop, options.Report), below, layout.Maps));
     }
 
     /// <inheritdoc/>

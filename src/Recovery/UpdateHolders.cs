@@ -97,11 +97,11 @@ internal sealed class UpdateHolders : IDisposable
     {
         string mapped = Mapped(holder, written);
         if (holder.MountPoints.Count > 0)
-            throw Busy($"{mapped} and mounted at {string.Join(" and ", holder.MountPoints)}, where old blocks would show up after the merge; "
-                + $"type umount {string.Join(" ", holder.MountPoints)}, then run the same again");
+            throw Busy($"{mapped} and mounted at {string.Join(" and ", holder.MountPoints)}, where old blocks would show up after the "
+                + $"merge; type umount {string.Join(" ", holder.MountPoints)}, then run the same again");
         if (holder.OtherType is { } type)
-            throw Busy($"{mapped} with the target \"{type}\": a daemon or the kernel serves or merges it; restart the recovery, and run this "
-                + "before anything uses the partition");
+            throw Busy($"{mapped} with the target \"{type}\": a daemon or the kernel serves or merges it; restart the recovery, and run "
+                + "this before anything uses the partition");
         if (holder.IsHeld)
             throw Busy($"{mapped} and in use: mounted elsewhere, or under a further device (dmsetup ls --tree); remove that, then run the "
                 + "same again");

@@ -132,8 +132,8 @@ public sealed class AndroidTests : IDisposable
     }
 
     /// <summary>
-    /// The state that --conclude leaves is that of Android's own recovery: state file with its attributes, misc, and nothing else. The golden
-    /// snapshot files say "merged" too; that is not needed, and the first stage of init would stumble over it.
+    /// The state that --conclude leaves is that of Android's own recovery: state file with its attributes, misc, and nothing else. The
+    /// golden snapshot files say "merged" too; that is not needed, and the first stage of init would stumble over it.
     /// </summary>
     [Fact]
     public void Conclusion_leaves_the_files_of_androids_recovery()

@@ -24,7 +24,8 @@ public sealed class BatteryTests
         File.WriteAllText(folder["battery/type"], type + "\n");
         File.WriteAllText(folder["battery/status"], status + "\n");
         File.WriteAllText(folder["battery/capacity"], capacity + "\n");
-        Assert.Equal(warns, Battery.Warning(folder.Path)?.Contains($"the battery is at {capacity}%", System.StringComparison.Ordinal) == true);
+        string warning = Battery.Warning(folder.Path) ?? "";
+        Assert.Equal(warns, warning.Contains($"the battery is at {capacity}%", System.StringComparison.Ordinal));
     }
 
     [Fact]

@@ -13,7 +13,8 @@ public sealed class TarArchiveTests
 {
     private static readonly (string Name, byte[] Content)[] s_files =
     [
-        ("empty", []), ("metadata/ota/state", [1, 2, 3]), ("block", new byte[512]), ("large", [.. Enumerable.Range(0, 5000).Select(i => (byte)i)]),
+        ("empty", []), ("metadata/ota/state", [1, 2, 3]), ("block", new byte[512]),
+        ("large", [.. Enumerable.Range(0, 5000).Select(i => (byte)i)]),
     ];
 
     [Fact]

@@ -22,7 +22,8 @@ public sealed class WholeDeviceTests(ITestOutputHelper output)
     {
         using Arenas arenas = new();
         Tally tally = new();
-        DeviceThoroughness how = new() { Grain = grain, Cuts = grain == Page.Size ? 128 : 16, CutsInResume = 2, Stride = grain == Page.Size ? 1 : 3 };
+        bool pages = grain == Page.Size;
+        DeviceThoroughness how = new() { Grain = grain, Cuts = pages ? 128 : 16, CutsInResume = 2, Stride = pages ? 1 : 3 };
         DeviceSimulation.Check(DeviceBuilder.Small(1, oddSectors), how, arenas, tally);
         output.WriteLine(tally.ToString());
         Assert.True(tally.Distinct > 100, $"{tally.Distinct} crash states are too few");

@@ -17,7 +17,7 @@ public sealed record DeviceThoroughness
     public int Grain { get; init; } = Page.Size;
     /// <summary>Crashes in a row; the second one interrupts a resume.</summary>
     public int Crashes { get; init; } = 2;
-    /// <summary>Power cuts at each step of the first run: all combinations of pending pages up to this number, otherwise a sample.</summary>
+    /// <summary>Power cuts at each step of the first run: up to this many combinations of pending pages, otherwise a sample.</summary>
     public int Cuts { get; init; } = 64;
     /// <summary>The same in a resume.</summary>
     public int CutsInResume { get; init; } = 2;
@@ -202,8 +202,8 @@ public sealed class DeviceSimulation(WholeDevice device, DeviceThoroughness how,
             SimQueue own = new(below, arena, QueueDepth, seed, simulation.Step, Look, simulation._pages);
             _queue = new PieceQueue(own, layout.Maps, arena);
             _workers = new SimWorkers(new DecodeWorker(), seed);
-            Setup = layout.Setup(new IoScheduler(_queue, [.. layout.Maps.Select(_ => 1)]), arena, _workers, new SimTime(seed), new StopFlag())
-                with
+            IoScheduler io = new(_queue, [.. layout.Maps.Select(_ => 1)]);
+            Setup = layout.Setup(io, arena, _workers, new SimTime(seed), new StopFlag()) with
             {
                 Options = new MergeOptions
                 {

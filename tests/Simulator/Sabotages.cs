@@ -546,7 +546,10 @@ public static class Sabotages
             new SourceEdit(Update, "void Run()", "using IOpenMerge open =",
                 "if (_partitions[i].IsComplete) continue; using IOpenMerge open =")) { Step = Battery.Devices },
         new("table-of-the-other-slot", "the partitions are those of the old slot's table",
-            new SourceEdit(Tables, "DeviceFacts Read(", "ReadSuper(super, number,", "ReadSuper(super, 1 - number,")) { Step = Battery.Devices },
+            new SourceEdit(Tables, "Read(string? slot, IMetadataFiles", "ReadSuper(super, number,", "ReadSuper(super, 1 - number,"))
+        {
+            Step = Battery.Devices,
+        },
         new("source-from-the-new-table", "copies read the partition as the new table has it",
             new SourceEdit(Composer, "Source(string name, SnapshotRecord", "_old.Readable(oldName)", "_current.Readable(name)"))
         {

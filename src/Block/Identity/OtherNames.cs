@@ -13,9 +13,9 @@ internal static class OtherNames
 {
     /// <summary>
     /// Holds every other device over <paramref name="storage"/>. <paramref name="self"/> is the opened device, null for a file;
-    /// <paramref name="unclaimed"/> are the devices below it that it does not claim. <paramref name="withoutMapped"/> leaves out the devices
-    /// of the device mapper. Returns descriptors that the caller closes. If <paramref name="busy"/> is set, that device is in use and
-    /// nothing is held.
+    /// <paramref name="unclaimed"/> are the devices below it that it does not claim. <paramref name="withoutMapped"/> leaves out the
+    /// devices of the device mapper. Returns descriptors that the caller closes. If <paramref name="busy"/> is set, that device is in use
+    /// and nothing is held.
     /// </summary>
     internal static List<int> Hold(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed,
         out string? busy, bool withoutMapped = false)

@@ -1,4 +1,4 @@
-# A recovery that has mapped the partitions of super itself, so that nobody can open super exclusively.
+# A recovery that has mapped the partitions of super itself, so that no process can open super exclusively.
 failed=0
 say() {
     echo "android: $*"
