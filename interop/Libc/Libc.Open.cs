@@ -17,6 +17,8 @@ public static unsafe partial class Libc
     public const int O_TRUNC = 0x200;
     public const int O_APPEND = 0x400;
     public const int O_NONBLOCK = 0x800;
+    /// <summary>Reads leave the access time as it is; EPERM if the file belongs to another user.</summary>
+    public const int O_NOATIME = 0x40000;
     public const int O_CLOEXEC = 0x80000;
     public const int O_PATH = 0x200000;
 

@@ -68,7 +68,7 @@ public sealed class MetadataFolder(string folder) : IMetadataFiles
     public IReadOnlyList<string>? NamesIn(string path)
     {
         string place = path.Length == 0 ? folder : $"{folder}/{path}";
-        int fd = Retry.OpenAt(Libc.AT_FDCWD, place, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
+        int fd = SmallFile.OpenKeepingAccessTime(place, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
         if (fd is -Errno.ENOENT or -Errno.ENOTDIR) return null;
         List<string> names = [];
         int result = fd < 0 ? fd : Libc.NamesIn(fd, names);
@@ -96,7 +96,7 @@ public sealed class MetadataFolder(string folder) : IMetadataFiles
         if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Open, result, $"{place} cannot be read");
         if ((status.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG)
             throw new SnapuserdException(ExitCode.CowCorrupt, $"{place} is not a regular file");
-        byte[]? bytes = SmallFile.Read(place, most);
+        byte[]? bytes = SmallFile.Read(place, most, keepsAccessTime: true);
         return bytes != null && bytes.Length > most
             ? throw new SnapuserdException(ExitCode.CowCorrupt, $"{place} is larger than a state file can be ({most} bytes)") : bytes;
     }

@@ -46,6 +46,9 @@ public sealed class SlotPartitions
 
     private static SlotPartitions Compose(DeviceFacts facts, UpdatePlan plan, Func<string, bool> isMerged)
     {
+        if (facts.StateInSuper)
+            throw new RefusedException(ExitCode.Unavailable, "the files of this update are not in /metadata/ota, as debug builds keep them",
+                "Boot Android.");
         if (facts.Slot is not { } slot)
             throw new RefusedException(ExitCode.Usage, "the current slot is unknown",
                 "Say which slot is current with --slot a or --slot b.");

@@ -88,7 +88,8 @@ public static class DeviceHolders
             Ranges = ranges,
             OtherType = other,
             Opens = opens,
-            IsHeld = fd == -Errno.EBUSY,
+            // What cannot be opened cannot be looked at: it counts as held, unless it is gone.
+            IsHeld = fd is < 0 and not (-Errno.ENXIO or -Errno.ENODEV),
             MountPoints = MountPoints(mounts, major, minor),
         };
     }

@@ -8,11 +8,12 @@ public static class SmallFile
 {
     /// <summary>
     /// The bytes of a file, at most <paramref name="most"/> + 1; null if it does not exist. Other errors have the exit codes of
-    /// <see cref="FailedCall.Open"/>.
+    /// <see cref="FailedCall.Open"/>. With <paramref name="keepsAccessTime"/> the file's access time stays, if its owner is this user.
     /// </summary>
-    public static byte[]? Read(string path, int most)
+    public static byte[]? Read(string path, int most, bool keepsAccessTime = false)
     {
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY);
+        const int flags = Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY;
+        int fd = keepsAccessTime ? OpenKeepingAccessTime(path, flags) : Libc.OpenAt(Libc.AT_FDCWD, path, flags);
         if (fd is -Errno.ENOENT or -Errno.ENOTDIR) return null;
         if (fd < 0) throw Bad(path, fd);
         byte[] bytes = new byte[most + 1];
@@ -28,6 +29,13 @@ public static class SmallFile
         _ = Libc.Close(fd);
         if (read < 0) throw Bad(path, (int)read);
         return bytes[..length];
+    }
+
+    /// <summary>Opens a file or folder whose access time stays when it is read. A descriptor or a negative errno.</summary>
+    public static int OpenKeepingAccessTime(string path, int flags)
+    {
+        int fd = Retry.OpenAt(Libc.AT_FDCWD, path, flags | Libc.O_NOATIME);
+        return fd == -Errno.EPERM ? Retry.OpenAt(Libc.AT_FDCWD, path, flags) : fd;
     }
 
     private static SnapuserdException Bad(string path, int errno) =>

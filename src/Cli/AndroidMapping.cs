@@ -15,14 +15,14 @@ internal static class AndroidMapping
 {
     internal static ExitCode Run(Invocation invocation, RecoveryDevice device, UpdateMerge merge, bool maps)
     {
-        if (device.Plan.Refusal == null) merge.Read();
-        SlotPartitions slot = SlotPartitions.Of(device.Facts, device.Plan, name => IsMerged(merge, name));
-        if (slot.Refusal is { } refusal) throw new SnapuserdException(refusal.Code, $"{refusal.Sentence}. {refusal.Remedy}");
         if (!maps)
         {
             Unmap(invocation, device.Facts);
             return ExitCode.Done;
         }
+        if (device.Plan.Refusal == null) merge.Read();
+        SlotPartitions slot = SlotPartitions.Of(device.Facts, device.Plan, name => IsMerged(merge, name));
+        if (slot.Refusal is { } refusal) throw new SnapuserdException(refusal.Code, $"{refusal.Sentence}. {refusal.Remedy}");
         foreach (LeftOut one in slot.LeftOut)
             invocation.Output.Write(Priority.Warning, one.Name,
                 $"{one.Name} is left out: {one.Why}, so that it would not be what Android sees");
@@ -49,21 +49,28 @@ internal static class AndroidMapping
                 List<MapperPiece> pieces = [];
                 foreach (DevicePiece piece in partition.Pieces)
                 {
-                    if (piece.Device.Length > 0 && !targets.ContainsKey(piece.Device))
+                    if (!piece.IsZero && !targets.ContainsKey(piece.Device))
                         targets.Add(piece.Device, MapperTarget.Of(device.Devices[piece.Device].Path, readOnly: true));
                     MapperTarget target = targets.GetValueOrDefault(piece.Device);
-                    pieces.Add(new MapperPiece(target.Major, target.Minor, piece.Start, piece.Sectors));
+                    if (piece.Sectors > 0) pieces.Add(new MapperPiece(target.Major, target.Minor, piece.Start, piece.Sectors));
                 }
                 MappedDevice one = MappedDevice.Open(partition.Name);
+                try
+                {
+                    one.CreateFrom(pieces.ToArray());
+                }
+                catch
+                {
+                    one.Dispose();
+                    throw;
+                }
                 mapped.Add(one);
-                one.CreateFrom(pieces.ToArray());
-                Tell(invocation, "mapped", partition.Name, one.Path);
             }
+            foreach (MappedDevice one in mapped) Tell(invocation, "mapped", one.Name, one.Path);
         }
         catch
         {
-            // The last one failed and is not there.
-            for (int i = mapped.Count - 2; i >= 0; i--) mapped[i].Remove();
+            foreach (MappedDevice one in mapped) TryRemove(one);
             throw;
         }
         finally
@@ -72,13 +79,27 @@ internal static class AndroidMapping
         }
     }
 
+    private static void TryRemove(MappedDevice device)
+    {
+        try
+        {
+            device.Remove();
+        }
+        catch (SnapuserdException)
+        {
+            // The caller has an error to report already; unmap removes the rest.
+        }
+    }
+
     /// <summary>Removes the mapped devices of `map`: all that are not in use. Exit code 76 if one is.</summary>
     private static void Unmap(Invocation invocation, DeviceFacts facts)
     {
+        if (facts.Slot is not { } slot)
+            throw new SnapuserdException(ExitCode.Usage, "the current slot is unknown; say which one it is with --slot a or --slot b");
         string? busy = null;
         foreach (LpPartition partition in facts.Table.Table?.Partitions ?? [])
         {
-            if (!partition.Name.EndsWith(facts.Slot!, StringComparison.Ordinal)) continue;
+            if (!partition.Name.EndsWith(slot, StringComparison.Ordinal)) continue;
             // A device of that name that another program has made is not ours to remove.
             using MappedDevice? one = MappedDevice.OpenOwn(partition.Name);
             if (one is not { Exists: true }) continue;

@@ -62,16 +62,18 @@ internal static class AndroidVerb
     private static ExitCode Status(Invocation invocation, RecoveryDevice device, UpdateMerge merge)
     {
         SnapuserdException? problem = null;
+        // A device that needs help may have a failing disk.
+        bool reports = invocation.Arguments.Operands.Count > 1;
         try
         {
             merge.Read();
         }
-        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt || (reports && e.Code == ExitCode.InputOutput))
         {
             problem = e;
         }
         UpdateReport report = new(device.Facts, device.Plan, problem == null ? merge.Partitions : [], problem);
-        if (invocation.Arguments.Operands.Count == 1) return Tell(invocation, report);
+        if (!reports) return Tell(invocation, report);
         string path = invocation.Arguments.Operands[1];
         device.WriteReport(report, path);
         invocation.Output.Result(invocation.Arguments.Has("--json") ? JsonLine.Event("report").Add("path", path).ToString()
@@ -81,11 +83,16 @@ internal static class AndroidVerb
 
     private static ExitCode Tell(Invocation invocation, UpdateReport report)
     {
-        if (!invocation.Arguments.Has("--json"))
-            invocation.Output.Result(report.Text());
+        if (!invocation.Arguments.Has("--json")) Tell(invocation, report.Text());
         else
             foreach (JsonLine line in report.Json()) invocation.Output.Result(line.ToString());
         return report.Code;
+    }
+
+    /// <summary>Prints each line by itself: the names in it are made visible on a terminal.</summary>
+    private static void Tell(Invocation invocation, string lines)
+    {
+        foreach (string line in lines.Split('\n')) invocation.Output.Result(line);
     }
 
     private static ExitCode Merge(Invocation invocation, RecoveryDevice device, UpdateMerge merge, bool writes, Observer observer)
@@ -103,16 +110,18 @@ internal static class AndroidVerb
             merge.CheckPayloads();
             if (!writes)
             {
-                if (!json)
-                    invocation.Output.Result(report.Steps());
-                else
-                    foreach (JsonLine line in report.Json()) invocation.Output.Result(line.ToString());
+                if (json) Tell(invocation, report);
+                else Tell(invocation, report.Steps());
                 return ExitCode.Done;
             }
         }
         // What an ended process has counted may not be durable yet.
         if (writes) merge.Run();
-        concludes = concludes && writes && device.Conclude();
+        bool isTold = true;
+        concludes = concludes && writes && device.Conclude(out isTold);
+        if (concludes && !isTold)
+            invocation.Output.Write(Priority.Warning, "misc", "the status of the update in misc was not found, so that it is as it was: the "
+                + "bootloader may still refuse to wipe or to change the slot");
         MergeProgress total = merge.Total;
         if (json)
             invocation.Output.Result(JsonLine.Event("done").Add("ops", total.OpsTotal).Add("bytes_written", total.BytesDone - before)

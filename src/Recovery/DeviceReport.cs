@@ -1,10 +1,12 @@
 using System;
+using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Globalization;
 using System.IO;
 using System.Text;
 using Snapuserd.AndroidDevice;
 using Snapuserd.Block;
+using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Text;
 
@@ -26,8 +28,8 @@ namespace Snapuserd.Recovery;
 /// </summary>
 public static class DeviceReport
 {
-    private const int MostTables = 4 << 20, MostArchive = 32 << 20, ControlOffset = 2048, ControlBytes = 32;
-    private const string Device = "device", Super = "super", Misc = "misc", Partitions = "partitions", Problem = "problem", Slot = "slot";
+    private const int MostTables = 4 << 20, MostFiles = 16 << 20, MostArchive = 32 << 20, ControlOffset = 2048, ControlBytes = 32;
+    private const string Device = "device", Super = "super", Misc = "misc", Partitions = "partitions", Problem = "problem", Slot = "slot", InputOutput = "74";
 
     private static readonly string[] s_folders = ["ota", "ota/snapshots", "gsi/ota"];
 
@@ -59,21 +61,24 @@ public static class DeviceReport
             about.Append(CultureInfo.InvariantCulture, $"{name}\t{device.Length}\n");
         Add(archive, Device, about.ToString());
         BlockDevice super = devices[Super];
-        TarArchive.Add(archive, Super, Read(super, 0, (int)Math.Min(TablesEnd(facts), super.Length)));
+        AddPart(archive, Super, super, 0, TablesEnd(super));
         if (devices.TryGetValue(Misc, out BlockDevice? misc) && misc.Length >= MiscPartition.EndOffset)
         {
-            TarArchive.Add(archive, Misc, Read(misc, MiscPartition.Offset, MiscPartition.Bytes));
-            TarArchive.Add(archive, "misc-control", Read(misc, ControlOffset, ControlBytes));
+            AddPart(archive, Misc, misc, MiscPartition.Offset, MiscPartition.Bytes);
+            AddPart(archive, "misc-control", misc, ControlOffset, ControlBytes);
         }
         foreach (string folder in s_folders)
             foreach (string name in metadata.NamesIn(folder) ?? [])
-                if (TryRead(metadata, $"{folder}/{name}") is { } bytes) TarArchive.Add(archive, $"metadata/{folder}/{name}", bytes);
+                if (archive.Length < MostFiles && TryRead(metadata, $"{folder}/{name}") is { } bytes)
+                    TarArchive.Add(archive, $"metadata/{folder}/{name}", bytes);
         foreach (PlannedMerge merge in plan.Merges)
         {
             DevicePiece first = merge.Cow[0];
-            if (devices.TryGetValue(first.Device, out BlockDevice? device))
-                TarArchive.Add(archive, $"cow/{merge.Name}", Read(device, first.Start * LpGeometry.SectorBytes,
-                    (int)Math.Min(Sizes.Block, first.Sectors * LpGeometry.SectorBytes)));
+            // Sectors of userdata without the magic of a COW may hold something of the user's.
+            if (devices.TryGetValue(first.Device, out BlockDevice? device) && TryRead(device, first.Start * LpGeometry.SectorBytes,
+                (int)Math.Min(Sizes.Block, first.Sectors * LpGeometry.SectorBytes)) is { Length: > sizeof(ulong) } head
+                && BinaryPrimitives.ReadUInt64LittleEndian(head) == CowHeader.Magic)
+                TarArchive.Add(archive, $"cow/{merge.Name}", head);
         }
         StringBuilder progress = new();
         foreach (PartitionProgress one in report.Partitions)
@@ -109,13 +114,17 @@ public static class DeviceReport
             else if (!long.TryParse(words[1], NumberStyles.None, CultureInfo.InvariantCulture, out long bytes))
                 throw Bad(path, "its file device is damaged");
             else sources[words[0]] = words[0] == Super ? new Excerpt(tables, 0, bytes)
-                : words[0] == Misc && files.TryGetValue(Misc, out byte[]? misc) ? new Excerpt(misc, MiscPartition.Offset, bytes)
+                : words[0] == Misc && files.TryGetValue(Misc, out byte[]? misc) && misc.Length >= MiscPartition.Bytes
+                ? new Excerpt(misc, MiscPartition.Offset, bytes)
                 : new Excerpt([], 0, words[0] == Misc ? 0 : bytes);
         }
         if (!sources.ContainsKey(Super)) throw Bad(path, "its file device does not name super");
         DeviceFacts facts = DeviceReader.Read(slot, new ReportFiles(files), sources);
         UpdatePlan plan = UpdatePlan.Of(facts);
-        return new UpdateReport(facts, plan, Progress(path, files, plan), ProblemOf(files));
+        List<PartitionProgress> partitions = Progress(path, files, plan);
+        SnapuserdException? problem = ProblemOf(files);
+        if (partitions.Count < plan.Merges.Count && problem == null) throw Others(path);
+        return new UpdateReport(facts, plan, partitions, problem);
     }
 
     private static List<PartitionProgress> Progress(string path, Dictionary<string, byte[]> files, UpdatePlan plan)
@@ -129,36 +138,63 @@ public static class DeviceReport
                 if (words.Length != numbers.Length
                     || !long.TryParse(words[i], NumberStyles.None, CultureInfo.InvariantCulture, out numbers[i]))
                     throw Bad(path, "its file partitions is damaged");
-            if (partitions.Count >= plan.Merges.Count || plan.Merges[partitions.Count].Name != words[0])
-                throw Bad(path, "its file partitions names others than its tables and state files");
+            if (partitions.Count >= plan.Merges.Count || plan.Merges[partitions.Count].Name != words[0]) throw Others(path);
+            // The phase; ops done and in all; bytes done and in all.
+            if (numbers[1] is not (1 or 2) || numbers[3] > int.MaxValue || numbers[2] > numbers[3] || numbers[4] > numbers[5])
+                throw Bad(path, "its file partitions is damaged");
             partitions.Add(new PartitionProgress(words[0], (int)numbers[1], (int)numbers[2], (int)numbers[3], numbers[4], numbers[5]));
         }
-        return partitions;
+        return partitions.Count is 0 || partitions.Count == plan.Merges.Count ? partitions : throw Others(path);
     }
 
     private static SnapuserdException? ProblemOf(Dictionary<string, byte[]> files)
     {
         string[] words = ByteText.Decode(files.GetValueOrDefault(Problem) ?? []).Split('\t', 2);
-        return words.Length == 2 ? new SnapuserdException(ExitCode.CowCorrupt, words[1]) : null;
+        ExitCode code = words[0] == InputOutput ? ExitCode.InputOutput : ExitCode.CowCorrupt;
+        return words.Length == 2 ? new SnapuserdException(code, words[1]) : null;
     }
 
-    private static long TablesEnd(DeviceFacts facts) => Math.Min(facts.Table.Table?.Geometry.EndOffset ?? MostTables, MostTables);
-
-    private static byte[] Read(BlockDevice device, long offset, int length)
+    /// <summary>The bytes of super before its first partition; without a geometry only those of the geometry itself.</summary>
+    private static int TablesEnd(BlockDevice super)
     {
-        byte[] bytes = new byte[length];
-        new DescriptorSource(device).Read(offset, bytes);
-        return bytes;
+        int end = LpGeometry.ReservedBytes;
+        for (int copy = 0; copy < 2; copy++, end += LpGeometry.PaddedBytes)
+            if (TryRead(super, end, LpGeometry.PaddedBytes) is { } bytes && LpGeometry.Parse(bytes, out LpGeometry? geometry) == null)
+                return (int)Math.Min(geometry!.EndOffset, MostTables);
+        return end;
     }
 
-    /// <summary>A file that can be no state file is left out.</summary>
+    /// <summary>Adds a part of a device; one that cannot be read is left out.</summary>
+    private static void AddPart(MemoryStream archive, string name, BlockDevice device, long offset, int length)
+    {
+        if (TryRead(device, offset, (int)Math.Min(length, device.Length - offset)) is { } bytes) TarArchive.Add(archive, name, bytes);
+    }
+
+    private static byte[]? TryRead(BlockDevice device, long offset, int length)
+    {
+        if (length < 0 || offset > device.Length - length) return null;
+        byte[] bytes = new byte[length];
+        try
+        {
+            new DescriptorSource(device).Read(offset, bytes);
+            return bytes;
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
+        {
+            return null;
+        }
+    }
+
+    /// <summary>A file that can be no state file, or cannot be read, is left out.</summary>
     private static byte[]? TryRead(IMetadataFiles metadata, string path)
     {
         try
         {
-            return metadata.Read(path, LpReader.MostFileBytes);
+            // Only these two have a partition table.
+            bool isTable = path is "ota/old-partition-metadata" or "gsi/ota/lp_metadata";
+            return metadata.Read(path, isTable ? LpReader.MostFileBytes : MetadataFolder.MaxBytes);
         }
-        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        catch (SnapuserdException e) when (e.Code is ExitCode.CowCorrupt or ExitCode.InputOutput)
         {
             return null;
         }
@@ -168,6 +204,9 @@ public static class DeviceReport
         TarArchive.Add(archive, name, ByteText.Encode(text));
 
     private static string[] Lines(byte[] file) => ByteText.Decode(file).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+
+    private static SnapuserdException Others(string path) =>
+        Bad(path, "its file partitions names others than its tables and state files");
 
     private static SnapuserdException Bad(string path, string why) =>
         new(ExitCode.CowCorrupt, $"{path} is no report of `snapuserd android report`: {why}");

@@ -67,8 +67,10 @@ public sealed class RecoveryDevice : IDisposable
 
     /// <summary>
     /// Ends the update, whose partitions must all be merged (<see cref="UpdateConclusion"/>). Returns false if there is none to end.
+    /// <paramref name="isTold"/> is false if misc has no status that could be changed.
     /// </summary>
-    public bool Conclude() => UpdateConclusion.Write(Facts, _metadata.Folder, _open.GetValueOrDefault(DeviceFinder.Misc), _warn);
+    public bool Conclude(out bool isTold) =>
+        UpdateConclusion.Write(Facts, _metadata.Folder, _open.GetValueOrDefault(DeviceFinder.Misc), _warn, out isTold);
 
     /// <summary>Writes the archive of <see cref="DeviceReport"/>.</summary>
     public void WriteReport(UpdateReport report, string path) =>
@@ -121,7 +123,8 @@ public sealed class RecoveryDevice : IDisposable
         // Only super and what is written needs a lock: /data may be mounted, and misc is only read.
         DeviceAccess access = written.Contains(name) ? DeviceAccess.Write | DeviceAccess.Exclusive
             : name == DeviceFinder.Super ? DeviceAccess.Shared : DeviceAccess.Read;
-        UpdateHolders? holders = written.Contains(name) ? Holders(name, path) : null;
+        // No recovery maps misc: whatever holds it is an obstacle.
+        UpdateHolders? holders = written.Contains(name) && name != DeviceFinder.Misc ? Holders(name, path) : null;
         if (holders != null) access |= DeviceAccess.BesideMapper;
         BlockDevice device = BlockDevice.Open(path, access);
         _open.Add(name, device);
@@ -160,7 +163,14 @@ public sealed class RecoveryDevice : IDisposable
         _open.Clear();
         foreach (UpdateHolders holders in _holders)
         {
-            holders.DropCaches();
+            try
+            {
+                holders.DropCaches();
+            }
+            catch (SnapuserdException)
+            {
+                // The merge has its result already.
+            }
             holders.Dispose();
         }
         _holders.Clear();

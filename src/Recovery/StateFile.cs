@@ -15,7 +15,7 @@ internal static class StateFile
 
     /// <summary>
     /// Replaces the regular file <paramref name="path"/>. Exit codes of <see cref="FailedCall.Open"/> and
-    /// <see cref="FailedCall.Create"/>; then the file is as it was.
+    /// <see cref="FailedCall.Create"/>, and 74; then the file is as it was, unless the message says otherwise.
     /// </summary>
     internal static void Replace(string path, ReadOnlySpan<byte> content, Action<string> warn)
     {
@@ -36,11 +36,14 @@ internal static class StateFile
             if (result < 0)
             {
                 if (made >= 0) _ = Libc.Unlink(temporary);
-                throw ErrnoPolicy.Failure(FailedCall.Create, result, $"{path} cannot be replaced, and is as it was");
+                const string doing = "all is merged, but this cannot be written to";
+                throw made < 0 ? ErrnoPolicy.Failure(FailedCall.Create, result, $"{doing} {path}")
+                    : new SnapuserdException(ExitCode.InputOutput, $"{doing} {path}: {ErrnoText.Of(result)}");
             }
             result = FolderFlush.Of(path, made, out int unsupported);
             if (result < 0)
-                throw ErrnoPolicy.Failure(FailedCall.Create, result, $"{path} is replaced, but its folder cannot be flushed");
+                throw new SnapuserdException(ExitCode.InputOutput,
+                    $"{path} is replaced, but its folder cannot be flushed: {ErrnoText.Of(result)}; run the same again");
             if (unsupported < 0) warn(FolderFlush.Warning(path, unsupported));
         }
         finally
@@ -63,7 +66,7 @@ internal static class StateFile
 
     private static int CopyExtendedAttributes(int from, int to)
     {
-        byte[] names = new byte[MostNames], value = new byte[MostValue];
+        byte[] names = new byte[MostNames], value = new byte[MostValue], present = new byte[MostValue];
         nint bytes = Libc.FListXAttr(from, names);
         // The file system has no such attributes.
         if (bytes == -Errno.EOPNOTSUPP) return 0;
@@ -71,10 +74,15 @@ internal static class StateFile
         for (ReadOnlySpan<byte> rest = names.AsSpan(0, (int)bytes); rest.Length > 0;)
         {
             int length = rest.IndexOf((byte)0) + 1;
-            nint got = Libc.FGetXAttr(from, rest[..length], value);
-            int result = got < 0 ? (int)got : Libc.FSetXAttr(to, rest[..length], value.AsSpan(0, (int)got));
-            if (result < 0) return result;
+            ReadOnlySpan<byte> name = rest[..length];
             rest = rest[length..];
+            // These two are about the old content.
+            if (name.SequenceEqual("security.ima\0"u8) || name.SequenceEqual("security.evm\0"u8)) continue;
+            nint got = Libc.FGetXAttr(from, name, value), has = Libc.FGetXAttr(to, name, present);
+            // A policy may refuse to set even the label that the new file has already.
+            if (got >= 0 && value.AsSpan(0, (int)got).SequenceEqual(present.AsSpan(0, Math.Max((int)has, 0))) && has == got) continue;
+            int result = got < 0 ? (int)got : Libc.FSetXAttr(to, name, value.AsSpan(0, (int)got));
+            if (result < 0) return result;
         }
         return 0;
     }

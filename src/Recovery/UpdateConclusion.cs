@@ -11,21 +11,25 @@ namespace Snapuserd.Recovery;
 /// </summary>
 internal static class UpdateConclusion
 {
-    /// <summary>The slot is known, and the state is that of a merge, or of one that is concluded already.</summary>
-    internal static bool IsPossible(DeviceFacts facts) => facts.Slot != null
+    /// <summary>
+    /// The slot is known, and the state is that of a merge, or of one that is concluded already. Without snapshots, and without
+    /// snapshot-boot, there is no evidence that all is merged: these files may be lost.
+    /// </summary>
+    internal static bool IsPossible(DeviceFacts facts) => facts.Slot != null && (facts.SourceSlot != null || facts.Snapshots.Count > 0)
         && facts.Status?.State is UpdateState.Merging or UpdateState.MergeFailed or UpdateState.MergeCompleted;
 
     /// <summary>
-    /// Writes what is not written yet; <paramref name="misc"/> is null if it was not found. Returns false if the state is not that of a
-    /// merge, so that there is nothing to conclude. Exit codes of <see cref="StateFile.Replace"/>, and 74 if misc fails.
+    /// Writes all of it, also what an earlier run has written, because that may not be durable. <paramref name="misc"/> is null if it was
+    /// not found; <paramref name="isTold"/> is false if it has no status either. Returns false if the state is not that of a merge, so that
+    /// there is nothing to conclude. Exit codes of <see cref="StateFile.Replace"/>, and 74 if misc fails.
     /// </summary>
-    internal static bool Write(DeviceFacts facts, string metadata, BlockDevice? misc, Action<string> warn)
+    internal static bool Write(DeviceFacts facts, string metadata, BlockDevice? misc, Action<string> warn, out bool isTold)
     {
+        isTold = misc != null && facts.Misc != null;
         if (!IsPossible(facts)) return false;
-        (string slot, UpdateStatus status) = (facts.Slot!, facts.Status!);
-        if (status.State != UpdateState.MergeCompleted) StateFile.Replace(metadata + "/ota/state", status.Completed(), warn);
-        int number = Slots.Number(slot);
-        if (misc == null || facts.Misc is not { } said || said == new MiscFact(BootloaderMergeStatus.None, number)) return true;
+        StateFile.Replace(metadata + "/ota/state", facts.Status!.Completed(), warn);
+        if (misc == null || !isTold) return true;
+        int number = Slots.Number(facts.Slot!);
         Span<byte> bytes = stackalloc byte[MiscPartition.Bytes];
         new DescriptorSource(misc).Read(MiscPartition.Offset, bytes);
         byte[] changed = MiscPartition.With(bytes, BootloaderMergeStatus.None, number);

@@ -13,13 +13,16 @@ namespace Snapuserd.Recovery;
 /// </summary>
 internal sealed class UpdateHolders : IDisposable
 {
+    /// <summary>The two seconds that docs/exit-codes.md promises.</summary>
+    private const int Tries = 100, TryMilliseconds = 20;
+
     private readonly List<DeviceHolder> _holders;
     private readonly List<int> _held = [];
 
     private UpdateHolders(List<DeviceHolder> holders) => _holders = holders;
 
     /// <summary>A device-mapper device lies on the block device, so that it cannot be opened exclusively.</summary>
-    internal bool Any => _holders.Count > 0;
+    internal bool Any { get; private set; }
 
     /// <summary>
     /// Examines the devices over <paramref name="device"/>, which tables call <paramref name="name"/>. <paramref name="unmap"/> removes an
@@ -31,11 +34,14 @@ internal sealed class UpdateHolders : IDisposable
         UpdateHolders holders = new(kept);
         try
         {
-            foreach (DeviceHolder holder in DeviceHolders.Of(device))
+            foreach (DeviceHolder one in DeviceHolders.Of(device))
             {
+                holders.Any = true;
+                if (name == DeviceFinder.UserData && IsBelowData(one, device)) continue;
+                DeviceHolder holder = one;
                 if (WrittenBelow(holder, name, plan) is { } written)
                 {
-                    CheckUnused(holder, written);
+                    holder = AwaitUnused(device, holder, written);
                     if (unmap != null)
                     {
                         unmap(holder.Name);
@@ -47,6 +53,7 @@ internal sealed class UpdateHolders : IDisposable
                 }
                 kept.Add(holder);
             }
+            if (unmap != null) holders.Any = DeviceHolders.Of(device).Count > 0;
             return holders;
         }
         catch
@@ -91,6 +98,26 @@ internal sealed class UpdateHolders : IDisposable
                 if (offset < piece.End * LpGeometry.SectorBytes && piece.Start * LpGeometry.SectorBytes < offset + length) return true;
         }
         return false;
+    }
+
+    /// <summary>
+    /// A device between userdata and the file system at /data, such as its encryption. Android itself writes COWs past it, also while /data
+    /// is mounted (android-device §7): their blocks are pinned, and no other file has them.
+    /// </summary>
+    private static bool IsBelowData(DeviceHolder holder, BlockDevice device) => holder.OtherType is "default-key" or "crypt" or "bow"
+        || (holder is { OtherType: null, Ranges: [(0, var length)] } && length == device.Length);
+
+    /// <summary>Waits until udev, for one, has closed the mapped device. Throws if it stays in use, or has been replaced.</summary>
+    private static DeviceHolder AwaitUnused(BlockDevice device, DeviceHolder holder, string written)
+    {
+        for (int tries = Tries; tries > 0 && holder is { MountPoints.Count: 0, OtherType: null } and ({ IsHeld: true } or { Opens: > 0 });
+            tries--)
+        {
+            Libc.Sleep(TryMilliseconds);
+            if (DeviceHolders.Of(device).Find(one => one.Name == holder.Name) is { } now) holder = now;
+        }
+        CheckUnused(holder, written);
+        return holder;
     }
 
     private static void CheckUnused(DeviceHolder holder, string written)

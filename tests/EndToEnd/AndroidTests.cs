@@ -184,6 +184,33 @@ public sealed class AndroidTests : IDisposable
         Assert.Equal(concluded.Device("misc"), File.ReadAllBytes(_folder["dumps/misc"]));
     }
 
+    /// <summary>
+    /// A repair of /metadata may have moved the snapshot files away. Then there is no evidence that all is merged, and the bootloader must
+    /// go on refusing a wipe.
+    /// </summary>
+    [Fact]
+    public void Conclusion_without_any_snapshot_file_writes_nothing()
+    {
+        Write(GoldenDevice.Named("first-phase-half"));
+        Directory.Delete(_folder["metadata/ota/snapshots"], recursive: true);
+        File.Delete(_folder["metadata/ota/snapshot-boot"]);
+        string before = Everything();
+        BinaryResult result = Android("merge", "--conclude");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.DoesNotContain("concluded", result.Output, StringComparison.Ordinal);
+        Assert.Equal(before, Everything());
+    }
+
+    [Fact]
+    public void Conclusion_without_misc_says_that_the_bootloader_is_not_told()
+    {
+        Write(GoldenDevice.Named("all-merged"));
+        File.Delete(_folder["dumps/misc"]);
+        BinaryResult result = Android("merge", "--conclude");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Contains("the bootloader may still refuse", result.Error, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("no-update")]
     [InlineData("unverified-target")]
@@ -239,6 +266,52 @@ public sealed class AndroidTests : IDisposable
             Assert.DoesNotContain("internal", read.Error, StringComparison.Ordinal);
         }
         Assert.Equal(66, Binary.Run(["android", "status", "--report", _folder["missing"]]).ExitCode);
+    }
+
+    /// <summary>Archives whose progress cannot be, packed by tar.</summary>
+    [Theory]
+    [InlineData("vendor_b\t1\t3\t2\t0\t0\n")]
+    [InlineData("vendor_b\t1\t1\t2\t9\t8\n")]
+    [InlineData("vendor_b\t3\t1\t2\t0\t8\n")]
+    [InlineData("vendor_b\t1\t1\t4294967297\t0\t8\n")]
+    [InlineData("vendor_b\t1\t1\t2\t0\t8\n")]
+    [InlineData("odm_b\t1\t1\t2\t0\t8\n")]
+    [InlineData("vendor_b\t1\n")]
+    [InlineData("")]
+    public void Report_with_a_progress_that_cannot_be_is_refused(string partitions)
+    {
+        Write(GoldenDevice.Named("first-phase-half"));
+        string archive = _folder["report.tar"], content = _folder["content"];
+        Assert.Equal(0, Android("report", archive).ExitCode);
+        Directory.CreateDirectory(content);
+        Assert.Equal(0, Binary.RunProgram("tar", ["-C", content, "-xf", archive]).ExitCode);
+        File.WriteAllText(Path.Combine(content, "partitions"), partitions);
+        Assert.Equal(0, Binary.RunProgram("tar", ["-C", content, "--format=ustar", "-cf", archive, "device", "super", "misc", "partitions",
+            "metadata"]).ExitCode);
+        BinaryResult read = Binary.Run(["android", "status", "--report", archive]);
+        Assert.True(read.ExitCode == 65, read.ToString());
+    }
+
+    [Fact]
+    public void Report_leaves_out_files_with_names_that_no_update_has()
+    {
+        Write(GoldenDevice.Named("first-phase-half"));
+        File.WriteAllText(_folder["metadata/ota/" + new string('x', 200)], "x");
+        Assert.Equal(0, Android("report", _folder["report.tar"]).ExitCode);
+        Assert.Equal(75, Binary.Run(["android", "status", "--report", _folder["report.tar"]]).ExitCode);
+    }
+
+    /// <summary>Without a valid geometry, no content of super gets into the archive but the blocks of the geometry.</summary>
+    [Fact]
+    public void Report_of_a_wrong_super_has_nothing_of_its_content()
+    {
+        Write(GoldenDevice.Named("first-phase-half"));
+        byte[] other = new byte[4 << 20];
+        new Random(1).NextBytes(other);
+        File.WriteAllBytes(_folder["dumps/super"], other);
+        string archive = _folder["report.tar"];
+        Assert.Equal(0, Android("report", archive).ExitCode);
+        Assert.True(new FileInfo(archive).Length < 100_000, "too much");
     }
 
     [Fact]

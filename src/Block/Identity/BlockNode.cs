@@ -82,7 +82,7 @@ internal static class BlockNode
             ?? $"{major}:{minor}";
 
     /// <summary>
-    /// Opens a block device by its number, through the kernel's devtmpfs or else through /dev, and verifies the number. A descriptor or a
+    /// Opens a block device by its number, through the kernel's devtmpfs or else through /dev or /dev/block, and verifies the number. A descriptor or a
     /// negative errno.
     /// </summary>
     internal static int Open(uint major, uint minor, int flags)
@@ -90,10 +90,12 @@ internal static class BlockNode
         string name = Name(major, minor) ?? (major == Libc.LOOP_MAJOR ? $"loop{minor}" : "");
         if (name.Length == 0) return -Errno.ENOENT;
         int result = -Errno.ENOENT;
-        foreach (bool own in (ReadOnlySpan<bool>)[true, false])
+        // Android's init makes the nodes in /dev/block.
+        foreach (string folder in (ReadOnlySpan<string>)["", "/dev/", "/dev/block/"])
         {
+            bool own = folder.Length == 0;
             int fd = own ? KernelTree.Dev.Open(name, flags)
-                : Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, $"/dev/{name}", flags | Libc.O_CLOEXEC), name);
+                : Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, folder + name, flags | Libc.O_CLOEXEC), name);
             if (fd < 0)
             {
                 if (own || fd != -Errno.ENOENT) result = fd;

@@ -39,6 +39,9 @@ internal static class DeviceTable
         if (control < 0)
             control =
                 Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, "/dev/mapper/control", Libc.O_RDWR | Libc.O_CLOEXEC), "/dev/mapper/control");
+        // Android's init makes the node elsewhere.
+        if (control < 0)
+            control = Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, "/dev/device-mapper", Libc.O_RDWR | Libc.O_CLOEXEC), "/dev/device-mapper");
         if (control < 0) return null;
         try
         {
