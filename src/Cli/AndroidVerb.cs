@@ -120,8 +120,8 @@ internal static class AndroidVerb
         bool isTold = true;
         concludes = concludes && writes && device.Conclude(out isTold);
         if (concludes && !isTold)
-            invocation.Output.Write(Priority.Warning, "misc", "the status of the update in misc was not found, so that it is as it was: the "
-                + "bootloader may still refuse to wipe or to change the slot");
+            invocation.Output.Write(Priority.Warning, "misc", "the status of the update in misc was not found, and is as it was: "
+                + "the bootloader may still refuse to wipe or to change the slot");
         MergeProgress total = merge.Total;
         if (json)
             invocation.Output.Result(JsonLine.Event("done").Add("ops", total.OpsTotal).Add("bytes_written", total.BytesDone - before)

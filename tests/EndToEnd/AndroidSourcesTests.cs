@@ -113,8 +113,8 @@ public sealed class AndroidSourcesTests : IDisposable
         File.WriteAllText(_folder["none"], "");
     }
 
-    private BinaryResult Android(string byName, params string[] words) => Binary.Run(["android", .. words, "--by-name", byName, "--metadata",
-        _folder["metadata"], "--slot", "b", "--cmdline", _folder["none"], "--bootconfig", _folder["none"]]);
+    private BinaryResult Android(string byName, params string[] words) => Binary.Run(["android", .. words, "--by-name", byName,
+        "--metadata", _folder["metadata"], "--slot", "b", "--cmdline", _folder["none"], "--bootconfig", _folder["none"]]);
 
     private static string Hash(byte[] bytes) => Convert.ToHexStringLower(SHA256.HashData(bytes));
 

@@ -82,8 +82,8 @@ internal static class BlockNode
             ?? $"{major}:{minor}";
 
     /// <summary>
-    /// Opens a block device by its number, through the kernel's devtmpfs or else through /dev or /dev/block, and verifies the number. A descriptor or a
-    /// negative errno.
+    /// Opens a block device by its number, through the kernel's devtmpfs, or else through /dev or /dev/block, and verifies the number. A
+    /// descriptor or a negative errno.
     /// </summary>
     internal static int Open(uint major, uint minor, int flags)
     {
