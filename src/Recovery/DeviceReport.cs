@@ -30,7 +30,8 @@ public static class DeviceReport
 {
     private const int MostTables = 4 << 20, MostFiles = 16 << 20, MostArchive = 32 << 20;
     private const int ControlOffset = 2048, ControlBytes = 32;
-    private const string Device = "device", Super = "super", Misc = "misc", Partitions = "partitions", Problem = "problem", Slot = "slot", InputOutput = "74";
+    private const string Device = "device", Super = "super", Misc = "misc", Partitions = "partitions", Problem = "problem", Slot = "slot";
+    private const string InputOutput = "74";
 
     private static readonly string[] s_folders = ["ota", "ota/snapshots", "gsi/ota"];
 
