@@ -46,11 +46,11 @@ sectors first-phase-begin vendor_b >vendor.sectors
 sectors first-phase-begin odm_b >odm.sectors
 cp "$states/unverified-target/metadata/ota/state" state.unverified
 cp "$states/cow-on-data/metadata/ota/state" state.merging
-cp "$HERE/guest.sh" "$HERE/mapped.sh" "$ROOT/src/packaging/recovery/finish-android-update" .
+cp "$HERE/common.sh" "$HERE/guest.sh" "$HERE/mapped.sh" "$ROOT/src/packaging/recovery/finish-android-update" .
 echo '. /guest.sh' >test.sh
-archive guest test.sh guest.sh finish-android-update system.cow odm.sums cow-on-data.sums state.unverified state.merging
+archive guest test.sh common.sh guest.sh finish-android-update system.cow odm.sums cow-on-data.sums state.unverified state.merging
 echo '. /mapped.sh' >test.sh
-archive foreign test.sh mapped.sh odm.sums first-phase-begin.sums vendor.sectors odm.sectors dm
+archive foreign test.sh common.sh mapped.sh odm.sums first-phase-begin.sums vendor.sectors odm.sectors dm
 
 # step NUMBER STATUS [OPTION…]: boots with the disk of this step, and continues on a copy of what it leaves.
 fresh disk raw disk.0

@@ -1,22 +1,5 @@
 # A recovery that has mapped the partitions of super itself, so that no process can open super exclusively.
-failed=0
-say() {
-    echo "android: $*"
-}
-expect() {
-    expected=$1 what=$2
-    shift 2
-    "$@" >/tmp/out 2>/tmp/err
-    code=$?
-    if [ "$code" -eq "$expected" ]; then say "$what: $code"; else
-        say "FAILED: $what: $code, not $expected"
-        cat /tmp/out /tmp/err
-        failed=1
-    fi
-}
-tells() {
-    grep -qF "$1" /tmp/out /tmp/err || { say "FAILED: $2: it does not say \"$1\""; cat /tmp/out /tmp/err; failed=1; }
-}
+. /common.sh
 
 for entry in /sys/class/block/*; do
     if grep -qx PARTNAME=super "$entry/uevent"; then super=$(cat "$entry/dev") node=/dev/${entry##*/}; fi
